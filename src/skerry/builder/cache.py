@@ -1,0 +1,79 @@
+"""Where built things lie: one folder, entries named by what went into them.
+
+An entry appears by a single rename when it is complete, so a build that was interrupted leaves
+nothing that could be taken for a result. Two builds of the same entry at once are harmless: the
+second finds the first's result and drops its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skerry.lib.digest import canonical_json, sha256
+
+
+def content_id(inputs: Any) -> str:
+    """Sixteen hex digits that name what is built from these inputs."""
+    return sha256(canonical_json(inputs))[len("sha256:") :][:16]
+
+
+def default_cache(env: Mapping[str, str]) -> Cache:
+    """SKERRY_CACHE, else `skerry` in the user's cache folder."""
+    if chosen := env.get("SKERRY_CACHE"):
+        return Cache(Path(chosen))
+    home = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or "/root", ".cache")
+    return Cache(Path(home) / "skerry")
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The cache folder. `kind` is a sub-folder such as "components"."""
+
+    base: Path
+
+    def folder(self, *parts: str) -> Path:
+        """A folder inside the cache, made when missing."""
+        place = self.base.joinpath(*parts)
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def find(self, kind: str, name: str) -> Path | None:
+        """A complete entry, marked as used now, or None."""
+        place = self.base / kind / name
+        if not place.is_dir():
+            return None
+        os.utime(place)
+        return place
+
+    @contextlib.contextmanager
+    def fill(self, kind: str, name: str) -> Iterator[Path]:
+        """A folder to build in; it becomes the entry when the block ends without an error."""
+        parent = self.folder(kind)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+        try:
+            yield work
+            work.chmod(0o755)
+            # A rename onto a folder that is not empty fails, which means someone else was first.
+            with contextlib.suppress(OSError):
+                work.rename(parent / name)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def replace(self, kind: str, name: str, work: Path) -> Path:
+        """Put a finished folder in the place of an entry that may exist."""
+        place = self.folder(kind) / name
+        if place.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{name}.old.", dir=place.parent))
+            place.rename(old / "entry")
+            work.rename(place)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            work.rename(place)
+        return place

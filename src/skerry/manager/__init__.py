@@ -1,0 +1,1 @@
+"""The manager: store, services, sign-in, REST API, host channel, reconcilers."""

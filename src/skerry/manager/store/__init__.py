@@ -1,0 +1,1 @@
+"""Durable objects behind one protocol (`protocol.Store`): SQLite and PostgreSQL."""

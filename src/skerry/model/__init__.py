@@ -1,0 +1,1 @@
+"""Pure values: kinds, conditions, selectors, templates, validation. No I/O, no clock."""
