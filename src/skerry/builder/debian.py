@@ -31,14 +31,15 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-# Nothing in a container reads these; leaving them out halves the layer.
+# Nothing in a container reads these; leaving them out halves the layer. The package manager's own
+# settings and what it copied from this machine (name, resolver, archive addresses) stay out too.
 _UNWANTED = re.compile(
     r"usr/share/(doc|man|info|locale|lintian|bug|bash-completion|zsh|initramfs-tools)/"
     r"|usr/share/(nftables|gcc|gdb)/"
     r"|usr/lib/[^/]+/(gconv|engines-3|ossl-modules)/"
-    r"|etc/(cron|init|modprobe|depmod)\b"
-    r"|var/(cache|lib|log)/|dev/|proc/|sys/|run/"
+    r"|etc/(apt|dpkg|cron[^/]*|init[^/]*|modprobe\.d|depmod\.d|fstab|hostname|resolv\.conf)/"
 )
+_WANTED = re.compile(r"(usr|etc|bin|sbin|lib|lib64)/")
 
 
 def sources_for(suite: str, *, etc_apt: Path = Path("/etc/apt")) -> str:
@@ -88,7 +89,7 @@ def layer_entries(tree: Path, links: Mapping[str, str]) -> list[TarEntry]:
     with tarfile.open(tree) as archive:
         for member in archive:
             path = member.name.removeprefix("./").rstrip("/")
-            if not path or path == "." or _UNWANTED.match(f"{path}/"):
+            if not _WANTED.match(f"{path}/") or _UNWANTED.match(f"{path}/"):
                 continue
             if member.issym():
                 entries[path] = link_entry(path, member.linkname)

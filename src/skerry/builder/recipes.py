@@ -116,9 +116,7 @@ def release_table(version: str) -> ReleaseTable:
             for name, recipe in data.components.items()
         },
         files=data.files,
-        images={
-            name: _filled(image, values, ImageRecipe) for name, image in data.images.items()
-        },
+        images={name: _filled(image, values, ImageRecipe) for name, image in data.images.items()},
         bases=data.bases,
     )
 

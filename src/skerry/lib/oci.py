@@ -26,11 +26,12 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 REF_KEY = "org.opencontainers.image.ref.name"
 
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_LAYERS = 1000
 _CHUNK = 1024 * 1024
 _T = TypeVar("_T")
-_LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 
 
 class LayoutInvalid(SkerryError):
@@ -136,7 +137,7 @@ class Layout:
     def create(cls, path: Path) -> Layout:
         """An empty layout; an existing one is kept as it is."""
         (path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
-        (path / "oci-layout").write_bytes(_LAYOUT_FILE)
+        (path / "oci-layout").write_bytes(LAYOUT_FILE)
         layout = cls(path)
         if not (path / "index.json").exists():
             layout.write_index(())
@@ -239,8 +240,8 @@ class Layout:
         return total
 
 
-def verify_file(path: Path, descriptor: Descriptor) -> None:
-    """Compare a file with a descriptor. Raises LayoutInvalid, DigestMismatch."""
+def file_digest(path: Path) -> tuple[str, int]:
+    """Digest and size in bytes of a file. Raises LayoutInvalid when it is missing."""
     hashing = hashlib.sha256()
     size = 0
     try:
@@ -249,8 +250,13 @@ def verify_file(path: Path, descriptor: Descriptor) -> None:
                 hashing.update(chunk)
                 size += len(chunk)
     except FileNotFoundError as exc:
-        raise LayoutInvalid(f"blob {descriptor.digest} is missing in {path.parent}") from exc
-    found = f"sha256:{hashing.hexdigest()}"
+        raise LayoutInvalid(f"{path.name} is missing in {path.parent}") from exc
+    return f"sha256:{hashing.hexdigest()}", size
+
+
+def verify_file(path: Path, descriptor: Descriptor) -> None:
+    """Compare a file with a descriptor. Raises LayoutInvalid, DigestMismatch."""
+    found, size = file_digest(path)
     if found != descriptor.digest or size != descriptor.size:
         raise DigestMismatch(wanted=descriptor.digest, found=found, what=str(path))
 

@@ -97,20 +97,6 @@ class ImagesMetadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return msgspec.json.encode(self, order="sorted")
 
 
-class ArtifactStatement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a release key signs: that these bytes are this version of this thing."""
-
-    artifact_type: str
-    name: str
-    version: str
-    architecture: str
-    manifest_digest: str
-
-    def encode(self) -> bytes:
-        """Canonical JSON."""
-        return msgspec.json.encode(self, order="sorted")
-
-
 def parse_metadata(data: bytes) -> ReleaseMetadata:
     """Decode a config blob and check every path in it. Raises ReleaseInvalid."""
     if len(data) > MAX_METADATA_BYTES:

@@ -1,0 +1,132 @@
+"""`skerry-agent`: run, register, status, why, import, remove.
+
+The command line is argparse: click is not among the few libraries that the agent carries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import anyio
+import msgspec
+import structlog
+
+from skerry import __version__
+from skerry.agent import paths, register
+from skerry.agent.core import Parts, run_agent
+from skerry.agent.identity import Identity
+from skerry.agent.kube.kubeadm import KubeadmEngine
+from skerry.agent.sync import LocalStatus
+from skerry.lib.clock import SystemClock
+from skerry.lib.errors import SkerryError
+from skerry.lib.files import DiskRoot, Root
+from skerry.lib.proc import SystemRunner
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; the exit code."""
+    arguments = _parser().parse_args(argv)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if os.environ.get("SKERRY_DEBUG") else logging.INFO
+        ),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        return int(arguments.run(arguments))
+    except SkerryError as exc:
+        print(f"error: {exc.message}", file=sys.stderr)
+        if exc.hint:
+            print(f"  next: {exc.hint}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="skerry-agent", description="skerry's host agent")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="work for the manager (the service runs this)")
+    run.set_defaults(run=_run)
+    reg = commands.add_parser("register", help="tell this host which manager it belongs to")
+    reg.add_argument("--manager", required=True, help="address, https://NAME:PORT")
+    reg.add_argument("--trust", required=True, help="file with the manager's root certificate")
+    reg.add_argument("--site", default="", help="site to register at")
+    reg.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
+    reg.add_argument("--proxy", default="", help="HTTP proxy for the way to the manager")
+    reg.set_defaults(run=_register)
+    status = commands.add_parser("status", help="what this host is and what it waits for")
+    status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    status.set_defaults(run=_status)
+    return parser
+
+
+def _run(_: argparse.Namespace) -> int:
+    clock, runner, root = SystemClock(), SystemRunner(), DiskRoot("/")
+    parts = Parts(
+        root=root,
+        runner=runner,
+        clock=clock,
+        engine=lambda content: KubeadmEngine(runner, root, clock, content),
+    )
+    anyio.run(run_agent, parts)
+    return 0
+
+
+def _register(arguments: argparse.Namespace) -> int:
+    root: Root = DiskRoot("/")
+    labels = dict(_label(text) for text in arguments.label)
+    with open(arguments.trust, encoding="utf-8") as stream:
+        trust = stream.read()
+    register.prepare(
+        root,
+        Identity(
+            manager=arguments.manager.rstrip("/"),
+            authorities=(trust,),
+            site=arguments.site,
+            labels=labels,
+            proxy=arguments.proxy,
+        ),
+        token=os.environ.get("SKERRY_TOKEN", ""),
+    )
+    print(f"registering with {arguments.manager}; see 'skerry-agent status'")
+    return 0
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise SkerryError(f"label is not KEY=VALUE: {text!r}", hint="for example --label tier=shop")
+    return key, value
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    root = DiskRoot("/")
+    if not root.exists(paths.STATUS):
+        raise SkerryError(
+            "this host is not registered with a manager",
+            hint="run the install line that 'skerry token create' prints",
+        )
+    status = msgspec.json.decode(root.read(paths.STATUS), type=LocalStatus)
+    if arguments.output == "json":
+        print(json.dumps(msgspec.to_builtins(status), indent=2))
+        return 0
+    from skerry.agent.show import status_text  # late: only people need it
+
+    print(status_text(status))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""Where the agent keeps its state. All under one folder that survives OS updates."""
+
+from __future__ import annotations
+
+STATE = "/var/lib/skerry"
+
+IDENTITY = f"{STATE}/identity/identity.json"
+HOST_KEY = f"{STATE}/identity/host.key"
+SEALING_KEY = f"{STATE}/identity/sealing.key"
+COUNTER = f"{STATE}/identity/counter"
+TOKEN = f"{STATE}/identity/token"
+
+DESIRED = f"{STATE}/desired/current.json"
+LAST_GOOD = f"{STATE}/desired/good.json"
+
+JOURNAL = f"{STATE}/journal/operation.json"
+FAILED = f"{STATE}/journal/failed.json"
+EVENTS = f"{STATE}/journal/events.json"
+
+CONTENT = f"{STATE}/content/sha256"
+PARTIAL = f"{STATE}/content/partial"
+
+STATUS = f"{STATE}/status.json"

@@ -1,0 +1,197 @@
+"""The agent's syncing half: heartbeat, acknowledgement, status delta, newest assignment.
+
+Runs beside the working half, so that a long step never makes the host look dead. A report is sent
+only when its digest is not the one that the manager confirmed. Without a line it backs off, and
+after one it waits a random part of the interval, so that a site's return makes no storm.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import anyio
+import msgspec
+import structlog
+
+from skerry import __version__
+from skerry.agent import accept, facts, paths
+from skerry.agent.channel import Channel, ChannelFailed, ChannelRefused
+from skerry.agent.identity import Identity, boot_id
+from skerry.agent.journal import EventLog
+from skerry.agent.work import Standing
+from skerry.lib.clock import Clock
+from skerry.lib.digest import canonical_json, sha256
+from skerry.lib.errors import SkerryError
+from skerry.lib.files import Root
+from skerry.lib.proc import Runner
+from skerry.model.kinds import Inventory
+from skerry.model.meta import Condition, Record
+from skerry.wire.envelope import Envelope
+from skerry.wire.messages import HostReport, SyncRequest
+
+log = structlog.get_logger("skerry.agent.sync")
+
+_INVENTORY_EVERY_S = 300.0
+_BACKOFF_MAX_S = 300.0
+_HOLD_S = 20
+
+
+class LocalStatus(Record, frozen=True, kw_only=True):
+    """What `skerry-agent status` shows, also when the agent is not running."""
+
+    identity_state: str
+    host_name: str = ""
+    manager: str = ""
+    registration_code: str = ""
+    fingerprint: str = ""
+    line: str = ""
+    have_epoch: int = 0
+    acknowledged_epoch: int = 0
+    report: HostReport | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass
+class Syncer:
+    """Everything the syncing half holds on to."""
+
+    root: Root
+    runner: Runner
+    clock: Clock
+    channel: Channel
+    identity: Identity
+    events: EventLog
+    standing: Standing
+    on_assignment: Callable[[], None]
+    on_revoked: Callable[[str], Awaitable[None]]
+    fingerprint: str = ""
+    hold_s: int = _HOLD_S
+    _confirmed: str = ""
+    _inventory: Inventory | None = None
+    _inventory_at: float = 0.0
+    _failures: int = 0
+    _line: Condition = Condition(type="Synced", status="Unknown", reason="Starting")
+    _accepted: Condition | None = None
+    _since: dict[str, Condition] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Sync until cancelled."""
+        while True:
+            changed = self.standing.changed
+            pause_s = await self.turn()
+            with anyio.move_on_after(pause_s):
+                await changed.wait()
+                # Many small changes come together (a step ends, the next starts): one report.
+                await self.clock.sleep(0.3)
+
+    async def turn(self) -> float:
+        """One sync; seconds until the next."""
+        report = await self._report()
+        digest = sha256(canonical_json(report))
+        have = accept.stored(self.root)
+        mark = self.standing.acknowledged
+        request = SyncRequest(
+            have_epoch=have.epoch if have else 0,
+            have_digest=have.digest if have else "",
+            acknowledged_epoch=mark.epoch,
+            acknowledged_digest=mark.digest,
+            status_digest=digest,
+            report=None if digest == self._confirmed else report,
+            events=self.events.waiting(),
+        )
+        try:
+            answer = await self.channel.sync(request)
+        except ChannelFailed as exc:
+            return self._failed(exc, report)
+        except ChannelRefused as exc:
+            if exc.reason == "Revoked":
+                await self.on_revoked(exc.message)
+            return self._failed(exc, report)
+        back_s = random.uniform(0.5, 3.0) if self._failures else 0.0  # noqa: S311  # spreads load
+        self._failures = 0
+        self._line = Condition(type="Synced", status="True", reason="Synced")
+        self._confirmed = "" if answer.want_report else answer.status_digest
+        self.events.confirm(answer.events_through)
+        if answer.assignment is not None:
+            self._take(answer.assignment)
+        self._save(report)
+        # At once when the manager lost our report or more events wait.
+        if answer.want_report or (answer.events_through and self.events.waiting()):
+            return 0.05
+        return float(answer.next_s) + back_s
+
+    def _take(self, envelope: Envelope) -> None:
+        try:
+            accept.accept(self.root, envelope, self.identity)
+        except SkerryError as exc:
+            self._accepted = Condition(
+                type="AssignmentAccepted", status="False", reason=exc.reason, message=exc.message
+            )
+            log.warning("assignment.refused", reason=exc.reason)
+            return
+        self._accepted = None
+        log.info("assignment.accepted")
+        self.on_assignment()
+
+    def _failed(self, exc: SkerryError, report: HostReport) -> float:
+        self._failures += 1
+        self._line = Condition(
+            type="Synced", status="False", reason=exc.reason, message=exc.message
+        )
+        if self._failures == 1:
+            log.warning("sync.failed", reason=exc.reason, message=exc.message)
+        self._save(report)
+        limit = min(2.0 ** min(self._failures, 9), _BACKOFF_MAX_S)
+        return random.uniform(limit / 2, limit)  # noqa: S311  # spreads load, no secret
+
+    async def _report(self) -> HostReport:
+        now = self.clock.monotonic()
+        if self._inventory is None or now - self._inventory_at > _INVENTORY_EVERY_S:
+            self._inventory = await facts.inventory(self.root, self.runner)
+            self._inventory_at = now
+        conditions = [*self.standing.conditions]
+        if self._accepted is not None:
+            conditions.insert(0, self._accepted)
+        return HostReport(
+            agent_version=__version__,
+            addresses=facts.addresses_of(self._inventory),
+            host_name=self.identity.host_name,
+            boot_id=boot_id(self.root),
+            inventory=self._inventory,
+            kubernetes=self.standing.kubernetes,
+            progress=self.standing.progress,
+            conditions=tuple(self._stamp(item) for item in conditions),
+            labels=self.identity.labels,
+        )
+
+    def _stamp(self, condition: Condition) -> Condition:
+        """Keep the time of a condition's last transition."""
+        known = self._since.get(condition.type)
+        if known is not None and (known.status, known.reason) == (
+            condition.status,
+            condition.reason,
+        ):
+            since = known.since
+        else:
+            since = self.clock.now().replace(microsecond=0)
+        stamped = msgspec.structs.replace(condition, since=since)
+        self._since[condition.type] = stamped
+        return stamped
+
+    def _save(self, report: HostReport) -> None:
+        have = accept.stored(self.root)
+        status = LocalStatus(
+            identity_state=self.identity.state,
+            host_name=self.identity.host_name,
+            manager=self.identity.manager,
+            fingerprint=self.fingerprint,
+            have_epoch=have.epoch if have else 0,
+            acknowledged_epoch=self.standing.acknowledged.epoch,
+            report=report,
+            conditions=(self._stamp(self._line), *report.conditions),
+        )
+        data = msgspec.json.encode(status)
+        if not self.root.exists(paths.STATUS) or self.root.read(paths.STATUS) != data:
+            self.root.write(paths.STATUS, data)

@@ -1,0 +1,321 @@
+"""The agent's working half: observe, plan, carry out, one step at a time.
+
+It needs no manager: what to do comes from the persisted assignment, how far it is from the
+journal. An operation that does not disrupt is given up between steps when a newer assignment
+arrives; one that disrupts is always brought to an end, forward or back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import anyio
+import msgspec
+import structlog
+
+from skerry.agent import accept, facts
+from skerry.agent.content import Content
+from skerry.agent.identity import HostKeys, Identity
+from skerry.agent.journal import Entry, EventLog, Failure, Journal, Verdict, advance
+from skerry.agent.kube.engine import KubeEngine
+from skerry.lib.clock import Clock
+from skerry.lib.errors import SkerryError
+from skerry.lib.files import Root
+from skerry.model.kinds import DesiredMark, KubernetesState, Progress
+from skerry.model.meta import Condition
+from skerry.plan.desired import DesiredCluster, DesiredHost
+from skerry.plan.host import Refusal, cluster_digest, plan_host
+from skerry.plan.observed import KubeObserved
+from skerry.plan.steps import Operation
+
+log = structlog.get_logger("skerry.agent.work")
+
+_IDLE_S = 10.0
+_STEP_LIMIT_S = 1800.0
+
+
+@dataclass
+class Standing:
+    """What the working half last knew; the syncing half reports it."""
+
+    acknowledged: DesiredMark = DesiredMark()
+    kubernetes: KubernetesState = KubernetesState()
+    progress: Progress | None = None
+    conditions: tuple[Condition, ...] = ()
+    changed: anyio.Event = field(default_factory=anyio.Event)
+
+    def announce(self) -> None:
+        """Let the syncing half report now."""
+        self.changed.set()
+        self.changed = anyio.Event()
+
+
+@dataclass
+class Worker:
+    """Everything the working half holds on to."""
+
+    root: Root
+    clock: Clock
+    content: Content
+    engine: KubeEngine
+    keys: HostKeys
+    identity: Identity
+    journal: Journal
+    events: EventLog
+    standing: Standing
+    wake: anyio.Event = field(default_factory=anyio.Event)
+    idle_s: float = _IDLE_S
+    _stopped: Failure | None = None
+    _tries: int = 0
+    _retry_failed: int = 0
+
+    def nudge(self) -> None:
+        """A new assignment is there."""
+        self._tries = 0
+        self.wake.set()
+        self.wake = anyio.Event()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            wake = self.wake
+            wait_s = await self.turn()
+            with anyio.move_on_after(wait_s):
+                await wake.wait()
+
+    async def turn(self) -> float:
+        """One round: finish the journal's operation or plan a new one. Seconds until the next."""
+        entry = self.journal.load()
+        if entry is not None:
+            await self._carry_out(entry)
+            return 0.0
+        try:
+            desired = await accept.desired_host(
+                self.root,
+                self.content,
+                self.identity,
+                self.keys,
+                architecture=facts.architecture(),
+            )
+            observed = await self.engine.observe()
+        except SkerryError as exc:
+            self._refused(Failure(reason=exc.reason or "AgentError", message=exc.message))
+            return self._delay()
+        if desired is None:
+            self._show(observed, conditions=(), mark=None)
+            return self.idle_s
+        return await self._plan(desired, observed)
+
+    async def _plan(self, desired: DesiredHost, observed: KubeObserved) -> float:
+        if desired.retry_failed > self._retry_failed:
+            self._retry_failed = desired.retry_failed
+            self.journal.forget_failed()
+        failed = self.journal.failed()
+        plan = plan_host(
+            desired, observed, failed=frozenset(failed), last_good=self.journal.last_good()
+        )
+        if isinstance(plan, Refusal):
+            known = failed.get(cluster_digest(desired.cluster)) if desired.cluster else None
+            health = await self._health(self.journal.last_good())
+            refused = Failure(reason=plan.reason, message=plan.message, hint=plan.hint)
+            self._show(observed, conditions=(_reconciled(known or refused), *health), mark=None)
+            return self.idle_s
+        if plan is None:
+            await self._settled(desired, observed)
+            return self.idle_s
+        if self._stopped is not None and self._tries > 0:
+            # The last try of this plan stopped; do not hammer.
+            delay, self._tries = self._delay(), self._tries + 1
+            await self.clock.sleep(delay)
+        good = self.journal.last_good()
+        entry = Entry(
+            operation=plan,
+            started_at=self.clock.now(),
+            cluster=good if plan.to_last_good else desired.cluster,
+            previous=good,
+        )
+        self.journal.save(entry)
+        log.info("operation.started", operation=plan.name, steps=len(plan.steps))
+        await self._carry_out(entry)
+        return 0.0
+
+    async def _settled(self, desired: DesiredHost, observed: KubeObserved) -> None:
+        """Nothing left to do: acknowledge what is healthy."""
+        self._stopped, self._tries = None, 0
+        health = await self._health(desired.cluster)
+        healthy = all(condition.status == "True" for condition in health)
+        if healthy and self.journal.last_good() != desired.cluster:
+            self.journal.save_last_good(desired.cluster)
+        mark = DesiredMark(epoch=desired.epoch, digest=desired.digest) if healthy else None
+        self._show(observed, conditions=(_reconciled(None), *health), mark=mark)
+
+    async def _health(self, cluster: DesiredCluster | None) -> tuple[Condition, ...]:
+        if cluster is None:
+            return ()
+        try:
+            return await self.engine.health(cluster)
+        except SkerryError as exc:
+            return (
+                Condition(
+                    type="KubernetesHealthy",
+                    status="Unknown",
+                    reason=exc.reason or "AgentError",
+                    message=exc.message,
+                ),
+            )
+
+    async def _carry_out(self, entry: Entry) -> None:
+        current: Entry | None = entry
+        while current is not None and current.step is not None:
+            self._progress(current)
+            failure, retryable = await self._perform(current)
+            if failure is not None:
+                self.events.add(
+                    failure.reason, failure.message, at=self.clock.now(), severity="warning"
+                )
+                log.warning("step.failed", step=failure.step, reason=failure.reason)
+            if failure is None and self._abandon(current):
+                self.journal.clear()
+                return
+            outcome = advance(current, failure, retryable=retryable)
+            if outcome.verdict is not None:
+                self._end(current, outcome.verdict, outcome.failure)
+                return
+            current = outcome.entry
+            if current is not None:
+                self.journal.save(current)
+            if outcome.wait_s:
+                self._progress(current, outcome.failure)
+                await self.clock.sleep(outcome.wait_s)
+        self.journal.clear()
+
+    def _abandon(self, entry: Entry) -> bool:
+        """Whether a newer assignment makes going on pointless."""
+        if entry.operation.disruptive or entry.cluster is None:
+            return False
+        have = accept.stored(self.root)
+        return have is not None and have.digest != entry.operation.desired_digest
+
+    async def _perform(self, entry: Entry) -> tuple[Failure | None, bool]:
+        step = entry.step
+        assert step is not None
+        cluster = entry.cluster if entry.phase == "forward" else entry.previous
+        log.info("step.started", step=step.title, phase=entry.phase.value)
+        try:
+            with anyio.fail_after(step.limit_s or _STEP_LIMIT_S):
+                await self.engine.perform(step, cluster)
+        except SkerryError as exc:
+            return self._failure(exc.reason or "StepFailed", exc.message, exc.hint, step.title), (
+                exc.retryable
+            )
+        except TimeoutError:
+            message = f"{step.title} did not end within {step.limit_s:g} s"
+            return self._failure("StepTimedOut", message, "", step.title), True
+        log.info("step.done", step=step.title)
+        return None, False
+
+    def _failure(self, reason: str, message: str, hint: str, step: str) -> Failure:
+        return Failure(
+            reason=reason, message=message[:2000], hint=hint, step=step, at=self.clock.now()
+        )
+
+    def _end(self, entry: Entry, verdict: Verdict, failure: Failure | None) -> None:
+        now = self.clock.now()
+        operation = entry.operation
+        if verdict is Verdict.RETURNED:
+            failure = failure or self._failure("StepFailed", "the operation failed", "", "")
+            back = Failure(
+                reason="UpgradeReturned",
+                message=f"{_words(operation, entry.cluster)} failed and the host returned to"
+                f" {_version(entry.previous)}: {failure.message}",
+                hint=failure.hint,
+                step=failure.step,
+                at=now,
+            )
+            if entry.cluster is not None:
+                self.journal.remember_failed(cluster_digest(entry.cluster), back)
+            self.events.add(back.reason, back.message, at=now, severity="warning")
+        elif verdict is Verdict.STOPPED:
+            self._stopped, self._tries = failure, self._tries + 1
+            if failure is not None:
+                self._refused(failure)
+        else:
+            self._stopped = None
+            self.events.add("OperationDone", f"{_words(operation, entry.cluster)} done", at=now)
+        self.journal.clear()
+        log.info("operation.ended", operation=operation.name, verdict=verdict.value)
+        self.standing.progress = None
+
+    def _progress(self, entry: Entry | None, failure: Failure | None = None) -> None:
+        if entry is None or entry.step is None:
+            return
+        self.standing.progress = Progress(
+            operation=entry.operation.name,
+            step=entry.step.title,
+            index=entry.index,
+            total=len(entry.steps),
+            started_at=entry.started_at,
+        )
+        shown = failure or entry.failure
+        undo = entry.phase == "undo"
+        self.standing.conditions = (
+            Condition(
+                type="Reconciled",
+                status="False" if shown or undo else "Unknown",
+                reason=shown.reason if shown else "InProgress",
+                message=shown.message if shown else entry.step.title,
+                since=self.clock.now(),
+            ),
+        )
+        self.standing.announce()
+
+    def _refused(self, failure: Failure) -> None:
+        kept = tuple(item for item in self.standing.conditions if item.type != "Reconciled")
+        self.standing.conditions = (_reconciled(failure), *kept)
+        self.standing.announce()
+
+    def _show(
+        self,
+        observed: KubeObserved,
+        *,
+        conditions: tuple[Condition, ...],
+        mark: DesiredMark | None,
+    ) -> None:
+        state = msgspec.structs.replace(
+            observed.to_state(), failed=tuple(sorted(self.journal.failed()))
+        )
+        before = (
+            self.standing.kubernetes,
+            _without_times(self.standing.conditions),
+            self.standing.acknowledged,
+        )
+        self.standing.kubernetes = state
+        self.standing.progress = None
+        self.standing.conditions = conditions
+        if mark is not None:
+            self.standing.acknowledged = mark
+        if before != (state, _without_times(conditions), self.standing.acknowledged):
+            self.standing.announce()
+
+    def _delay(self) -> float:
+        return float(min(5 * 2 ** min(self._tries, 6), 300)) if self._tries else self.idle_s
+
+
+def _reconciled(failure: Failure | None) -> Condition:
+    if failure is None:
+        return Condition(type="Reconciled", status="True", reason="Reconciled")
+    return Condition(
+        type="Reconciled", status="False", reason=failure.reason, message=failure.message
+    )
+
+
+def _without_times(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    return tuple(msgspec.structs.replace(item, since=None) for item in conditions)
+
+
+def _words(operation: Operation, cluster: DesiredCluster | None) -> str:
+    return f"{operation.name} to {_version(cluster)}" if cluster else operation.name
+
+
+def _version(cluster: DesiredCluster | None) -> str:
+    return f"Kubernetes {cluster.version}" if cluster else "its former state"

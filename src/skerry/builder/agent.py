@@ -1,0 +1,282 @@
+"""The agent as one archive with its own interpreter, so that a host needs no Python.
+
+PyInstaller makes a folder from a copy of the few packages that the agent may import, in an
+environment that holds only the agent's locked dependencies. What the folder needs from a host is
+the C library; the lowest version that works is measured, not assumed.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import anyio.to_thread
+import msgspec
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from skerry import __version__
+from skerry.builder.cache import Cache, content_id
+from skerry.builder.gomodules import machine_architecture
+from skerry.builder.tarball import TarEntry, link_entry, write_tar
+from skerry.lib.digest import sha256
+from skerry.lib.errors import NotAllowedHere, SkerryError
+from skerry.lib.oci import file_digest
+from skerry.lib.proc import CommandMissing, Runner
+
+# The packages that the agent may import (the import contracts say the same).
+AGENT_PACKAGES = ("lib", "model", "plan", "wire", "client", "agent")
+
+ARCHIVE_FILE = "skerry-agent.tar.xz"
+PROGRAM = "skerry-agent/skerry-agent"
+
+# Raised when the archive is made differently from the same sources.
+_ARCHIVE_FORM = 1
+_BUILD_LIMIT_S = 900.0
+_GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
+_NOT_NEEDED = ("tkinter", "sqlite3", "unittest", "pydoc", "lib2to3", "ensurepip", "distutils")
+_ENTRY = """\
+import sys
+
+from skerry.agent.main import main
+
+sys.exit(main())
+"""
+# Prints "X.Y shared" for an interpreter whose library can be carried along.
+_PROBE = (
+    "import sys,sysconfig;"
+    "print('%d.%d.%d' % sys.version_info[:3], sysconfig.get_config_var('Py_ENABLE_SHARED'))"
+)
+
+
+class AgentBuildFailed(SkerryError):
+    """The agent's archive could not be made, or does not start."""
+
+
+class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an archive. `glibc` is the lowest C library it runs with ("2.35")."""
+
+    version: str
+    architecture: str
+    digest: str
+    size_bytes: int
+    unpacked_bytes: int
+    glibc: str
+    python: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentArchive:
+    """A built archive; it unpacks to a folder `skerry-agent` with the program in it."""
+
+    path: Path
+    info: AgentInfo
+
+
+async def build_agent(
+    *, cache: Cache, runner: Runner, lock: Path, source: Path | None = None
+) -> AgentArchive:
+    """Build the archive for this machine's architecture into the cache, or find it there.
+
+    `lock` is a requirements file with hashes that holds at least the agent's dependencies and
+    PyInstaller; `source` is the folder of the `skerry` package. Raises AgentBuildFailed,
+    NotAllowedHere.
+    """
+    source = source or Path(__file__).parent.parent
+    interpreter, python = await _find_interpreter(runner)
+    pinned = lock_subset(
+        lock.read_text(encoding="utf-8"), dependency_names(["skerry", "pyinstaller"])
+    )
+    tools = content_id({"lock": pinned, "python": python, "form": _ARCHIVE_FORM})
+    identity = content_id({"tools": tools, "sources": _source_digests(source)})
+    entry = f"{__version__}-{machine_architecture()}-{identity}"
+    found = cache.find("agent", entry)
+    if found is None:
+        environment = await _environment(tools, pinned, interpreter, cache, runner)
+        with cache.fill("agent", entry) as work:
+            await _build(source, environment, work, python, runner)
+        found = cache.base / "agent" / entry
+    info = msgspec.json.decode((found / "agent.json").read_bytes(), type=AgentInfo)
+    return AgentArchive(path=found / ARCHIVE_FILE, info=info)
+
+
+def glibc_floor(folder: Path) -> str:
+    """The highest C library version that any program or library in the folder asks for.
+
+    It is read from the version names in the files, so it can only be too high. Empty when no
+    file asks for one.
+    """
+    highest = (0, 0)
+    for path in folder.rglob("*"):
+        if not path.is_file() or path.is_symlink():
+            continue
+        data = path.read_bytes()
+        if data.startswith(b"\x7fELF"):
+            found = [(int(major), int(minor)) for major, minor in _GLIBC.findall(data)]
+            highest = max([highest, *found])
+    return "" if highest == (0, 0) else f"{highest[0]}.{highest[1]}"
+
+
+def dependency_names(roots: Iterable[str]) -> set[str]:
+    """Names of the given distributions' dependencies, and of theirs, as installed here."""
+    waiting = [canonicalize_name(root) for root in roots]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            wanted = requires(name) or []
+        except PackageNotFoundError:
+            continue  # Only for other systems or Pythons; the lock's markers say the same.
+        for text in wanted:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(canonicalize_name(requirement.name))
+    return seen
+
+
+def lock_subset(text: str, names: set[str]) -> str:
+    """The entries of a requirements file with hashes whose distribution is among `names`."""
+    kept = []
+    for entry in re.split(r"\n(?=\S)", text):
+        name = re.match(r"([A-Za-z0-9._-]+)(\[[^]]*\])?==", entry)
+        if name is not None and canonicalize_name(name[1]) in names:
+            lines = [line for line in entry.splitlines() if not line.lstrip().startswith("#")]
+            kept.append("\n".join(lines).rstrip(" \\"))
+    return "\n".join(kept) + "\n"
+
+
+def archive_entries(folder: Path) -> list[TarEntry]:
+    """Entries of a folder under its own name, without its times and owners."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        name = f"{folder.name}/{path.relative_to(folder)}"
+        if path.is_symlink():
+            entries.append(link_entry(name, str(path.readlink())))
+        elif path.is_dir():
+            entries.append(TarEntry(path=name, mode=0o755, folder=True))
+        else:
+            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            entries.append(TarEntry(path=name, mode=mode, source=path))
+    return entries
+
+
+async def _find_interpreter(runner: Runner) -> tuple[str, str]:
+    """Path and version of a Python that can be carried along. Raises NotAllowedHere."""
+    own = str(getattr(sys, "_base_executable", sys.executable))
+    for path in (own, "/usr/bin/python3"):
+        try:
+            result = await runner.run([path, "-c", _PROBE], timeout_s=60, check=False)
+        except CommandMissing:
+            continue
+        version, _, shared = result.stdout.strip().partition(" ")
+        if shared == "1" and tuple(map(int, version.split(".")[:2])) >= (3, 11):
+            return path, version
+    raise NotAllowedHere(
+        "no Python 3.11 or later with a shared library was found",
+        hint="install python3, python3-venv and libpython3-dev",
+    )
+
+
+async def _environment(
+    identity: str, pinned: str, interpreter: str, cache: Cache, runner: Runner
+) -> Path:
+    """A virtual environment with the agent's dependencies and PyInstaller, made once per lock."""
+    place = cache.folder("agent") / f"environment-{identity}"
+    done = place / ".complete"
+    if done.exists():
+        return place
+    # Made in place: a virtual environment cannot be moved.
+    shutil.rmtree(place, ignore_errors=True)
+    await runner.run([interpreter, "-m", "venv", str(place)], timeout_s=300)
+    requirements = place / "requirements.txt"
+    requirements.write_text(pinned, encoding="utf-8")
+    await runner.run(
+        [
+            *(str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"),
+            *("--require-hashes", "--only-binary", ":all:", "--disable-pip-version-check"),
+            *("-r", str(requirements)),
+        ],
+        timeout_s=_BUILD_LIMIT_S,
+    )
+    done.touch()
+    return place
+
+
+async def _build(source: Path, environment: Path, work: Path, python: str, runner: Runner) -> None:
+    """Freeze the agent, check that it starts, and leave the archive and its facts in `work`."""
+    scratch = work / ".work"
+    copy = scratch / "source"
+    for package in AGENT_PACKAGES:
+        if (source / package).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source / package, copy / "skerry" / package, ignore=ignored)
+    shutil.copy(source / "__init__.py", copy / "skerry")
+    (scratch / "entry.py").write_text(_ENTRY, encoding="utf-8")
+    await runner.run(
+        _freeze_command(environment, scratch),
+        timeout_s=_BUILD_LIMIT_S,
+        cwd=str(scratch),
+        # Without them, the order of compiled code and its times differ from run to run.
+        env={"PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "0", "PYTHONPATH": str(copy)},
+    )
+    folder = scratch / "dist" / "skerry-agent"
+    started = await runner.run([str(folder / "skerry-agent"), "--version"], timeout_s=60)
+    if __version__ not in started.stdout:
+        raise AgentBuildFailed(
+            f"the frozen agent does not say its version: {started.stdout[:200]!r}",
+            hint="run it by hand from the builder's folder",
+        )
+    info = await anyio.to_thread.run_sync(_pack, folder, work / ARCHIVE_FILE, python)
+    (work / "agent.json").write_bytes(msgspec.json.encode(info))
+    shutil.rmtree(scratch)
+
+
+def _freeze_command(environment: Path, scratch: Path) -> list[str]:
+    excluded = [word for name in _NOT_NEEDED for word in ("--exclude-module", name)]
+    return [
+        *("nice", str(environment / "bin" / "python"), "-m", "PyInstaller"),
+        *("--onedir", "--strip", "--noconfirm", "--clean", "--log-level", "ERROR"),
+        *("--name", "skerry-agent", "--paths", str(scratch / "source")),
+        # The agent imports some of its own modules late.
+        *("--collect-submodules", "skerry", "--collect-data", "skerry"),
+        *excluded,
+        *("--distpath", str(scratch / "dist"), "--workpath", str(scratch / "build")),
+        *("--specpath", str(scratch), str(scratch / "entry.py")),
+    ]
+
+
+def _pack(folder: Path, out: Path, python: str) -> AgentInfo:
+    with lzma.open(out, "wb", preset=6) as writing:
+        write_tar(archive_entries(folder), writing)
+    digest, size = file_digest(out)
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return AgentInfo(
+        version=__version__,
+        architecture=machine_architecture(),
+        digest=digest,
+        size_bytes=size,
+        unpacked_bytes=sum(sizes),
+        glibc=glibc_floor(folder),
+        python=python,
+    )
+
+
+def _source_digests(source: Path) -> Mapping[str, str]:
+    """Digest of each file that goes into the archive."""
+    paths = [source / "__init__.py"]
+    for package in AGENT_PACKAGES:
+        paths += (source / package).rglob("*")
+    return {
+        str(path.relative_to(source)): sha256(path.read_bytes())
+        for path in paths
+        if path.is_file() and "__pycache__" not in path.parts
+    }

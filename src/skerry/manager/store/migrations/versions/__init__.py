@@ -1,0 +1,1 @@
+"""Schema versions, oldest first. A published one is never edited."""

@@ -1,0 +1,311 @@
+"""SQLite: one writer thread with group commit, a few read-only connections.
+
+Many callers' transactions share one COMMIT, and so one fsync: each runs in its own savepoint, so
+one that fails does not harm the others, and every caller is answered only after the COMMIT
+returned. `synchronous=FULL` in WAL mode makes that durable against loss of power.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from sqlalchemy import create_engine, event
+from sqlalchemy.pool import NullPool
+
+from skerry.lib.errors import NotAllowedHere
+from skerry.manager.store import apply
+from skerry.manager.store.errors import StoreUnavailable
+from skerry.manager.store.schema import migrate
+from skerry.manager.store.steps import Rows, Steps
+
+T = TypeVar("T")
+
+MINIMUM_VERSION = (3, 35, 0)  # the first with RETURNING
+READERS = 4
+MAX_GROUP = 500
+
+
+@dataclass(slots=True)
+class _Job:
+    """One caller's transaction and where to answer it."""
+
+    steps: Steps[Any]
+    answer: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class SqliteDatabase:
+    """A `sql.Database` in one file. Made by `open_sqlite`."""
+
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        self._path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._reading = anyio.CapacityLimiter(READERS)
+        self._closed = False
+        self._connection = connect(path, busy_timeout_s)
+        self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._writer.start()
+
+    async def read(self, steps: Steps[T]) -> T:
+        """Run steps in one snapshot, in a thread."""
+        self._check_open()
+        return await anyio.to_thread.run_sync(
+            self._read, steps, limiter=self._reading, abandon_on_cancel=False
+        )
+
+    async def write(self, steps: Steps[T]) -> T:
+        """Hand steps to the writer and wait for the fsync of the group they are in."""
+        self._check_open()
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(steps, answer))
+        return await answer
+
+    async def export(self, path: str) -> None:
+        """Copy the database while it is written to; the file appears whole or not at all."""
+        self._check_open()
+        await anyio.to_thread.run_sync(self._export, Path(path))
+
+    async def close(self) -> None:
+        """Ends after everything handed in so far is committed."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._writer.join)
+            async with anyio.create_task_group() as group:
+                for _ in range(READERS):  # wait until nobody reads
+                    group.start_soon(self._reading.acquire_on_behalf_of, object())
+        while not self._readers.empty():
+            self._readers.get().close()
+
+    # -- reading, in worker threads ------------------------------------------------------------
+
+    def _read(self, steps: Steps[T]) -> T:
+        try:
+            try:
+                connection = self._readers.get_nowait()
+            except queue.Empty:
+                connection = connect(self._path, self._busy_timeout_s, read_only=True)
+            try:
+                connection.execute("BEGIN")
+                try:
+                    return drive(connection, steps)
+                finally:
+                    connection.execute("ROLLBACK")
+            finally:
+                self._readers.put(connection)
+        except sqlite3.Error as exc:
+            raise unavailable(self._path, exc) from exc
+
+    def _export(self, target: Path) -> None:
+        try:
+            with closing(connect(self._path, self._busy_timeout_s, read_only=True)) as source:
+                copy_to_file(source.backup, target)
+        except (sqlite3.Error, OSError) as exc:
+            raise unavailable(target, exc) from exc
+
+    # -- writing, in the writer thread -----------------------------------------------------------
+
+    def _write_loop(self) -> None:
+        with closing(self._connection):
+            while True:
+                job = self._jobs.get()
+                group: list[_Job] = []
+                while job is not None and len(group) < MAX_GROUP:
+                    group.append(job)
+                    if self._jobs.empty():
+                        break
+                    job = self._jobs.get()
+                if group:
+                    self._commit(group)
+                    _answer(group)
+                if job is None:
+                    return
+
+    def _commit(self, group: list[_Job]) -> None:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job in group:
+                # A caller that gave up before its turn is not served.
+                if not job.answer.cancelled():
+                    _run_in_savepoint(connection, job)
+            connection.execute("COMMIT")
+        except Exception as exc:  # every caller must get an answer, whatever it was
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            failure = unavailable(self._path, exc) if isinstance(exc, sqlite3.Error) else exc
+            for job in group:
+                job.error = job.error or failure
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"the database {self._path} was closed")
+
+
+def _run_in_savepoint(connection: sqlite3.Connection, job: _Job) -> None:
+    connection.execute("SAVEPOINT one")
+    try:
+        job.result = drive(connection, job.steps)
+    except sqlite3.Error:
+        # A full or failing disk concerns the whole group.
+        raise
+    except Exception as exc:
+        connection.execute("ROLLBACK TO one")
+        job.error = exc
+    connection.execute("RELEASE one")
+
+
+def _answer(group: list[_Job]) -> None:
+    """Give every caller its answer, with one wake-up per event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in group:
+        loops.setdefault(job.answer.get_loop(), []).append(job)
+    for loop, jobs in loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, jobs)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _resolve(jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.answer.done():
+            continue
+        if job.error is not None:
+            job.answer.set_exception(job.error)
+        else:
+            job.answer.set_result(job.result)
+
+
+def drive(connection: sqlite3.Connection, steps: Steps[T]) -> T:
+    """Run steps on a connection, inside whatever transaction it is in."""
+    try:
+        call = next(steps)
+        while True:
+            sql = call.statement.sqlite
+            rows: Rows = connection.execute(sql.text, sql.arguments(call.values)).fetchall()
+            call = steps.send(rows)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def connect(path: Path, busy_timeout_s: float, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode: transactions are begun by hand. Raises sqlite3.Error."""
+    uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+    )
+    try:
+        _configure(connection, read_only=read_only)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: sqlite3.Connection, *, read_only: bool) -> None:
+    if not read_only:
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA cache_size=-16384")
+    connection.execute("PRAGMA temp_store=MEMORY")
+
+
+def open_sqlite(path: Path, *, busy_timeout_s: float = 30.0) -> SqliteDatabase:
+    """Open or create the file, migrate it and start the writer. Blocks; call it in a thread.
+
+    Raises StoreUnavailable, StoreTooNew, NotAllowedHere.
+    """
+    if sqlite3.sqlite_version_info < MINIMUM_VERSION:
+        wanted = ".".join(map(str, MINIMUM_VERSION))
+        raise NotAllowedHere(
+            f"SQLite is {sqlite3.sqlite_version}, wanted {wanted} or newer",
+            hint="use a newer Python build, or PostgreSQL with --database",
+        )
+    try:
+        # Made here and not by SQLite, so that nobody else can read it from the first byte on.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with closing(connect(path, busy_timeout_s)) as connection:
+            _migrate(path, busy_timeout_s)
+            connection.execute("BEGIN IMMEDIATE")
+            drive(connection, apply.reindex())
+            connection.execute("COMMIT")
+        return SqliteDatabase(path, busy_timeout_s)
+    except (sqlite3.Error, OSError) as exc:
+        raise unavailable(path, exc) from exc
+
+
+def _migrate(path: Path, busy_timeout_s: float) -> None:
+    engine = create_engine(
+        "sqlite+pysqlite://",
+        creator=partial(connect, path, busy_timeout_s),
+        poolclass=NullPool,
+    )
+
+    # One writer at a time from the first look at the schema on, also between processes.
+    event.listen(engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        with engine.begin() as connection:
+            migrate(connection)
+    finally:
+        engine.dispose()
+
+
+def copy_to_file(copy: Callable[[sqlite3.Connection], object], target: Path) -> None:
+    """Let `copy` fill a new database file and put it in place whole, durable and private."""
+    partial_path = target.with_name(target.name + ".partial")
+    partial_path.unlink(missing_ok=True)
+    os.close(os.open(partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with closing(sqlite3.connect(partial_path, isolation_level=None)) as into:
+            copy(into)
+            # One file without companions, so that it can be moved about.
+            into.execute("PRAGMA journal_mode=DELETE").fetchall()
+        _fsync(partial_path)
+        partial_path.replace(target)
+        _fsync(target.parent)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unavailable(path: Path, exc: Exception) -> StoreUnavailable:
+    """What a failure of SQLite or the disk means to people."""
+    text = str(exc)
+    if "full" in text:
+        return StoreUnavailable(
+            f"no space left for the database {path}",
+            hint="free some space on the file system that holds it; the work resumes by itself",
+            reason="DiskFull",
+        )
+    if "not a database" in text or "malformed" in text:
+        return StoreUnavailable(
+            f"the database {path} is damaged: {text}",
+            hint="stop skerry, keep the file, and restore the last backup",
+        )
+    return StoreUnavailable(f"the database {path} does not answer: {text}")

@@ -1,0 +1,117 @@
+"""One suite for both Roots, and what the real one does for durability."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from skerry.lib.errors import SkerryError
+from skerry.lib.files import DiskFull, DiskRoot, FileMissing, Root
+from skerry.lib.memory_files import MemoryRoot, PowerCut
+
+
+@pytest.fixture(params=["disk", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    return DiskRoot(str(tmp_path)) if request.param == "disk" else MemoryRoot()
+
+
+def test_what_was_written_is_read(root: Root) -> None:
+    root.write("/a/b", b"one")
+    root.write("/a/b", b"two")
+    root.append("/a/log", b"x")
+    root.append("/a/log", b"y")
+
+    assert root.read("/a/b") == b"two"
+    assert root.read("/a/log") == b"xy"
+    assert root.list("/a") == ["b", "log"]
+    assert root.size("/a/log") == 2
+    assert b"".join(root.read_chunks("/a/b", size=1)) == b"two"
+
+
+def test_missing_things_are_quiet_or_named(root: Root) -> None:
+    assert not root.exists("/nothing")
+    assert root.list("/nothing") == []
+    assert root.read_link("/nothing") is None
+    root.remove("/nothing")
+    with pytest.raises(FileMissing, match="/nothing"):
+        root.read("/nothing")
+    with pytest.raises(FileMissing):
+        root.rename("/nothing", "/other")
+
+
+def test_trees_move_and_go(root: Root) -> None:
+    root.write("/t/x/1", b"1")
+    root.write("/t/x/2", b"2")
+
+    root.rename("/t/x", "/t/y")
+    assert root.list("/t") == ["y"]
+    assert root.read("/t/y/2") == b"2"
+
+    root.remove("/t/y")
+    assert not root.exists("/t/y/1")
+
+
+def test_links_move(root: Root) -> None:
+    root.link("/l/current", "/r/1")
+    root.link("/l/current", "/r/2")
+
+    assert root.read_link("/l/current") == "/r/2"
+
+
+@pytest.mark.parametrize("path", ["relative", "/a/../b", ""])
+def test_paths_that_leave_the_root_are_refused(root: Root, path: str) -> None:
+    with pytest.raises(SkerryError, match="not absolute"):
+        root.read(path)
+
+
+def test_every_durable_write_syncs_file_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def record(fd: int) -> None:
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    root = DiskRoot(str(tmp_path))
+
+    root.write("/d/file", b"x")
+    assert synced == [".file.new", "d"]
+
+    synced.clear()
+    root.append("/d/log", b"x")
+    assert synced == ["log", "d"]
+
+    synced.clear()
+    root.rename("/d/file", "/e/file")
+    assert synced == ["e", "d"]
+
+
+def test_full_disk_is_told_by_path_and_leaves_the_old_content() -> None:
+    root = MemoryRoot(capacity=10)
+    root.write("/a", b"12345")
+
+    with pytest.raises(DiskFull, match="/a") as caught:
+        root.write("/a", b"x" * 11)
+
+    assert caught.value.retryable
+    assert root.read("/a") == b"12345"
+
+
+def test_power_cut_leaves_old_or_new_content_and_may_tear_an_append() -> None:
+    root = MemoryRoot()
+    root.write("/a", b"old")
+    root.cut_power_at(1)
+    with pytest.raises(PowerCut):
+        root.write("/a", b"new")
+    assert root.read("/a") == b"old"
+
+    root.power_on()
+    root.cut_power_at(1, halfway=True)
+    with pytest.raises(PowerCut):
+        root.append("/log", b"abcd")
+    assert root.read("/log") == b"ab"
