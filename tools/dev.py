@@ -335,11 +335,11 @@ def results_folder() -> Path:
 
 def report(codes: list[int]) -> int:
     """Count over all levels and end with one line."""
-    import xml.etree.ElementTree as tree
+    from xml.etree import ElementTree
 
     passed = failed = skipped = 0
     for place in results_folder().glob("*.xml"):
-        for suite in tree.parse(place).getroot().iter("testsuite"):
+        for suite in ElementTree.parse(place).getroot().iter("testsuite"):
             bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
             quiet = int(suite.get("skipped", 0))
             passed += int(suite.get("tests", 0)) - bad - quiet

@@ -7,6 +7,7 @@ whole content was hashed, so that what is there needs no second look.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Protocol
 
 from skerry.agent import paths
@@ -55,10 +56,13 @@ class ContentStore:
 
     def put(self, digest: str, data: bytes) -> None:
         """Keep bytes that came another way (a bundle). Raises DigestMismatch."""
-        found = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        if found != digest:
-            raise DigestMismatch(digest, found)
-        self._root.write(_place(digest), data)
+        self.put_chunks(digest, (data,))
+
+    def put_chunks(self, digest: str, chunks: Iterable[bytes]) -> None:
+        """As `put`, for content too large for memory."""
+        partial = f"{paths.PARTIAL}/{hex_of(digest)}"
+        self._root.write_chunks(partial, chunks)
+        self._accept(digest, partial, _place(digest))
 
     async def ensure(self, digest: str, *, size: int = 0) -> str:
         place = _place(digest)

@@ -17,9 +17,9 @@ import msgspec
 import structlog
 
 from skerry import __version__
-from skerry.agent import paths, register
+from skerry.agent import bundle, paths, register
 from skerry.agent.core import Parts, run_agent
-from skerry.agent.identity import Identity
+from skerry.agent.identity import Identity, load_identity
 from skerry.agent.kube.kubeadm import KubeadmEngine
 from skerry.agent.sync import LocalStatus
 from skerry.lib.clock import SystemClock
@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     reg.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
     reg.add_argument("--proxy", default="", help="HTTP proxy for the way to the manager")
     reg.set_defaults(run=_register)
+    imp = commands.add_parser("import", help="take over a bundle file")
+    imp.add_argument("file", help="bundle made by 'skerry bundle export'")
+    imp.set_defaults(run=_import)
     status = commands.add_parser("status", help="what this host is and what it waits for")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     status.set_defaults(run=_status)
@@ -101,6 +104,17 @@ def _register(arguments: argparse.Namespace) -> int:
         token=os.environ.get("SKERRY_TOKEN", ""),
     )
     print(f"registering with {arguments.manager}; see 'skerry-agent status'")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    root = DiskRoot("/")
+    try:
+        with open(arguments.file, "rb") as stream:
+            taken = bundle.import_bundle(root, load_identity(root), stream)
+    except FileNotFoundError as exc:
+        raise SkerryError(f"no such file: {arguments.file}") from exc
+    print(f"imported epoch {taken.epoch}; the agent carries it out, see 'skerry-agent status'")
     return 0
 
 

@@ -28,13 +28,12 @@ from skerry.builder.tarball import TarEntry, link_entry, write_tar
 from skerry.lib.digest import sha256
 from skerry.lib.errors import NotAllowedHere, SkerryError
 from skerry.lib.oci import file_digest
-from skerry.lib.proc import CommandMissing, Runner
+from skerry.lib.proc import CommandFailed, CommandMissing, Runner
 
 # The packages that the agent may import (the import contracts say the same).
 AGENT_PACKAGES = ("lib", "model", "plan", "wire", "client", "agent")
 
 ARCHIVE_FILE = "skerry-agent.tar.xz"
-PROGRAM = "skerry-agent/skerry-agent"
 
 # Raised when the archive is made differently from the same sources.
 _ARCHIVE_FORM = 1
@@ -221,19 +220,25 @@ async def _build(source: Path, environment: Path, work: Path, python: str, runne
             shutil.copytree(source / package, copy / "skerry" / package, ignore=ignored)
     shutil.copy(source / "__init__.py", copy / "skerry")
     (scratch / "entry.py").write_text(_ENTRY, encoding="utf-8")
-    await runner.run(
-        _freeze_command(environment, scratch),
-        timeout_s=_BUILD_LIMIT_S,
-        cwd=str(scratch),
-        # Without them, the order of compiled code and its times differ from run to run.
-        env={"PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "0", "PYTHONPATH": str(copy)},
-    )
     folder = scratch / "dist" / "skerry-agent"
-    started = await runner.run([str(folder / "skerry-agent"), "--version"], timeout_s=60)
+    try:
+        await runner.run(
+            _freeze_command(environment, scratch),
+            timeout_s=_BUILD_LIMIT_S,
+            cwd=str(scratch),
+            # Without them, the order of compiled code and its times differ from run to run.
+            env={"PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "0", "PYTHONPATH": str(copy)},
+        )
+        started = await runner.run([str(folder / "skerry-agent"), "--version"], timeout_s=60)
+    except CommandFailed as exc:
+        raise AgentBuildFailed(
+            f"the agent's archive cannot be made: {exc.message}",
+            hint="a module that the agent may not import shows in the last lines",
+        ) from exc
     if __version__ not in started.stdout:
         raise AgentBuildFailed(
-            f"the frozen agent does not say its version: {started.stdout[:200]!r}",
-            hint="run it by hand from the builder's folder",
+            f"the frozen agent says another version: {started.stdout[:200]!r}",
+            hint=f"wanted {__version__}; build again from a clean checkout",
         )
     info = await anyio.to_thread.run_sync(_pack, folder, work / ARCHIVE_FILE, python)
     (work / "agent.json").write_bytes(msgspec.json.encode(info))

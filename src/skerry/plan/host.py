@@ -279,6 +279,7 @@ def _configure(
     bring = _bring(cluster, observed)
     steps: tuple[do.Step, ...] = (
         *bring,
+        do.SnapshotEtcd(point=f"before-{point}", keep=values.snapshot_keep),
         do.SaveRestorePoint(point=point),
         do.ConfigureHost(version=version),
         do.SwitchRuntime(version=version),
@@ -293,7 +294,7 @@ def _configure(
         desired_digest=digest,
         steps=steps,
         undo=_back(point, version, values),
-        undo_from=len(bring) + 1,
+        undo_from=len(bring) + 2,
         disruptive=not gentle,
     )
 

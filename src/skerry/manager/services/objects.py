@@ -136,6 +136,8 @@ async def apply(
         result = _result(old, draft)
         if dry_run or (old is not None and not result.changes and not draft.writes):
             return await _finished(centre, result)
+        for blob in draft.blobs:
+            await centre.blobs.put(blob)
         try:
             written = await centre.store.commit(_writes(centre, caller, old, draft, result))
         except Conflict:

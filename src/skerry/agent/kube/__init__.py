@@ -1,0 +1,1 @@
+"""Kubernetes engines: what turns a planned step into a running cluster on this host."""

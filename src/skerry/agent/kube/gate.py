@@ -1,0 +1,193 @@
+"""Health: what must be true before a new control plane or kubelet counts as good.
+
+A gate polls until everything holds at once and otherwise fails with what was missing last, so
+that the message names the cause and not the time limit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from skerry.agent.kube import places
+from skerry.agent.kube.engine import EngineFailed, Reason
+from skerry.agent.kube.record import Doors
+from skerry.agent.kube.runtime import last_words
+from skerry.lib.errors import SkerryError
+
+_POLL_S = 1.0
+
+
+async def control_plane(doors: Doors, *, version: str, limit_s: float) -> None:
+    """Wait for the control plane of a version. Raises EngineFailed (ControlPlaneNotReady)."""
+    await _wait(
+        doors,
+        lambda: _control_plane_lacks(doors, version),
+        what=f"the control plane {version}",
+        reason=Reason.CONTROL_PLANE_NOT_READY,
+        limit_s=limit_s,
+    )
+
+
+async def node(doors: Doors, *, version: str, limit_s: float, settle_s: float) -> None:
+    """Wait for the node, then see that it stays. Raises EngineFailed (KubeletNotReady)."""
+
+    async def lacks() -> str:
+        missing = await _node_lacks(doors, version)
+        if missing:
+            return missing
+        before = await _restarts(doors)
+        await doors.clock.sleep(settle_s)
+        if await _restarts(doors) != before:
+            return "the kubelet started again: " + await last_words(doors, places.KUBELET_UNIT)
+        return await _node_lacks(doors, version)
+
+    await _wait(
+        doors,
+        lacks,
+        what=f"the node with kubelet {version}",
+        reason=Reason.KUBELET_NOT_READY,
+        limit_s=limit_s,
+    )
+
+
+async def api_ready(doors: Doors) -> bool:
+    """Whether the API server says that it is ready."""
+    try:
+        answer = await doors.kubectl("get", "--raw", "/readyz", timeout_s=10, check=False)
+    except SkerryError:
+        return False
+    return answer.ok and answer.stdout.strip() == "ok"
+
+
+async def this_node(doors: Doors) -> dict[str, Any]:
+    """The node object; empty when it cannot be had."""
+    name = doors.record().node_name
+    try:
+        answer = await doors.kubectl("get", "node", name, "-o", "json", timeout_s=10, check=False)
+    except SkerryError:
+        return {}
+    return json.loads(answer.stdout) if answer.ok and answer.stdout else {}
+
+
+def is_ready(thing: dict[str, Any]) -> bool:
+    """Whether a node or pod has the condition Ready."""
+    conditions = thing.get("status", {}).get("conditions", [])
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def kubelet_version(node: dict[str, Any]) -> str:
+    """Version that the node's kubelet reports, without a leading v."""
+    text = node.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")
+    return str(text).removeprefix("v")
+
+
+async def _control_plane_lacks(doors: Doors, version: str) -> str:
+    answer = await doors.kubectl("get", "--raw", "/version", timeout_s=10, check=False)
+    if not answer.ok:
+        return f"the API server does not answer ({_last_line(answer.stderr)})"
+    found = str(json.loads(answer.stdout).get("gitVersion", "")).removeprefix("v")
+    if found != version:
+        return f"the API server answers as {found}"
+    if not await api_ready(doors):
+        return "the API server is not ready"
+    answer = await doors.kubectl(
+        *("--namespace", "kube-system", "get", "pods", "--selector", "tier=control-plane"),
+        *("-o", "json"),
+        timeout_s=10,
+        check=False,
+    )
+    if not answer.ok:
+        return f"the control plane's pods cannot be listed ({_last_line(answer.stderr)})"
+    node_name = doors.record().node_name
+    pods = {item["metadata"]["name"]: item for item in json.loads(answer.stdout)["items"]}
+    for component in (*places.CONTROL_PLANE, "etcd"):
+        pod = pods.get(f"{component}-{node_name}")
+        if pod is None:
+            return f"{component} does not run"
+        image = pod["spec"]["containers"][0]["image"]
+        if component != "etcd" and not image.endswith(f":v{version}"):
+            return f"{component} still runs {image}"
+        if not is_ready(pod):
+            return f"{component} is not ready{pod_trouble(pod)}"
+    return ""
+
+
+async def _node_lacks(doors: Doors, version: str) -> str:
+    if not await doors.active(places.KUBELET_UNIT):
+        return "the kubelet does not run: " + await last_words(doors, places.KUBELET_UNIT)
+    found = await this_node(doors)
+    if not found:
+        return "the node is not registered"
+    running = kubelet_version(found)
+    if running != version:
+        return f"the kubelet reports version {running}"
+    if not is_ready(found):
+        reasons = [
+            item.get("message", "")
+            for item in found.get("status", {}).get("conditions", [])
+            if item["type"] == "Ready"
+        ]
+        return f"the node is not Ready: {' '.join(reasons)[:300]}"
+    name = found["metadata"]["name"]
+    answer = await doors.kubectl(
+        "get", "--raw", f"/api/v1/nodes/{name}/proxy/healthz", timeout_s=10, check=False
+    )
+    return "" if answer.ok else f"the kubelet does not answer ({_last_line(answer.stderr)})"
+
+
+async def _restarts(doors: Doors) -> str:
+    answer = await doors.systemctl(
+        *("show", "--property", "NRestarts", "--property", "MainPID", places.KUBELET_UNIT),
+        check=False,
+    )
+    return answer.stdout
+
+
+def pod_trouble(pod: dict[str, Any]) -> str:
+    """Why a pod's containers do not run, in the runtime's words; empty when they do."""
+    status = pod.get("status", {})
+    every = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    for container in every:
+        state = container.get("state", {})
+        waiting = state.get("waiting", {})
+        reason = waiting.get("reason", "")
+        if reason and reason not in ("ContainerCreating", "PodInitializing"):
+            last = container.get("lastState", {}).get("terminated", {})
+            detail = f", exit code {last['exitCode']}" if "exitCode" in last else ""
+            return f": {reason} of image {container.get('image', '')}{detail}"
+    for item in status.get("conditions", []):
+        if item["type"] == "PodScheduled" and item["status"] == "False":
+            return f": {item.get('reason', '')}: {item.get('message', '')}"[:300]
+    return ""
+
+
+async def _wait(
+    doors: Doors,
+    lacks: Callable[[], Awaitable[str]],
+    *,
+    what: str,
+    reason: Reason,
+    limit_s: float,
+) -> None:
+    end = doors.clock.monotonic() + limit_s
+    while True:
+        try:
+            missing = await lacks()
+        except SkerryError as exc:
+            missing = exc.message
+        if not missing:
+            return
+        if doors.clock.monotonic() >= end:
+            raise EngineFailed(
+                reason,
+                f"{what} was not ready within {limit_s:g} s: {missing}",
+                retryable=False,
+            )
+        await doors.clock.sleep(_POLL_S)
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1][-300:] if lines else "no message"

@@ -1,0 +1,139 @@
+"""What the engine remembers about the cluster on this host, and the doors it works through.
+
+The record says what was *confirmed*; what is running is always measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from skerry.agent.kube import places
+from skerry.agent.kube.engine import Content, EngineFailed, Reason
+from skerry.lib.clock import Clock
+from skerry.lib.files import Root
+from skerry.lib.proc import Result, Runner
+from skerry.model.meta import Record
+from skerry.plan.desired import DesiredCluster
+
+
+class KubeRecord(Record, frozen=True, kw_only=True):
+    """`started` is set before the first change on the host, `initialised` by the confirmation
+    of the new cluster. `images` maps names to the digest of the archive they came from, and
+    `content` an artifact's digest to the names it brought."""
+
+    cluster_uid: str = ""
+    cluster_name: str = ""
+    node_name: str = ""
+    address: str = ""
+    started: bool = False
+    initialised: bool = False
+    version: str = ""
+    config_digest: str = ""
+    images: dict[str, str] = {}
+    content: dict[str, tuple[str, ...]] = {}
+    snapshot_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Commands, disk, time and content of this host."""
+
+    runner: Runner
+    root: Root
+    clock: Clock
+    content: Content
+
+    def record(self) -> KubeRecord:
+        """What is remembered; an empty record when there is none."""
+        if not self.root.exists(places.RECORD):
+            return KubeRecord()
+        return msgspec.json.decode(self.root.read(places.RECORD), type=KubeRecord)
+
+    def remember(self, **changes: Any) -> KubeRecord:
+        """Change the record durably."""
+        record = msgspec.structs.replace(self.record(), **changes)
+        self.root.write(places.RECORD, msgspec.json.encode(record), mode=0o600)
+        return record
+
+    def text(self, path: str) -> str:
+        """Content of a text file; empty when it is not there."""
+        return self.root.read(path).decode() if self.root.exists(path) else ""
+
+    def linked_version(self, name: str) -> str:
+        """Version of the release that a program's link points into; empty without one."""
+        target = self.root.read_link(f"{places.LINKS}/{name}") or ""
+        rest = target.removeprefix(f"{places.RELEASES}/")
+        return rest.split("/", 1)[0] if rest != target else ""
+
+    async def run(
+        self,
+        *argv: str,
+        timeout_s: float = 60,
+        check: bool = True,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Result:
+        """Run a command."""
+        return await self.runner.run(argv, timeout_s=timeout_s, check=check, stdin=stdin, env=env)
+
+    async def systemctl(self, *words: str, timeout_s: float = 90, check: bool = True) -> Result:
+        """Run systemctl."""
+        return await self.run("systemctl", *words, timeout_s=timeout_s, check=check)
+
+    async def active(self, unit: str) -> bool:
+        """Whether a unit runs."""
+        return (await self.systemctl("is-active", "--quiet", unit, check=False)).ok
+
+    async def kubectl(
+        self,
+        *words: str,
+        timeout_s: float = 30,
+        check: bool = True,
+        stdin: bytes | None = None,
+    ) -> Result:
+        """Run kubectl as the cluster's administrator.
+
+        Until the cluster is confirmed nothing has bound the administrator's group yet, so the
+        credential that needs no binding is used.
+        """
+        config = places.ADMIN_CONF if self.record().initialised else places.SUPER_ADMIN_CONF
+        return await self.run(
+            f"{places.LINKS}/kubectl",
+            "--kubeconfig",
+            config,
+            "--request-timeout",
+            f"{max(int(timeout_s) - 2, 1)}s",
+            *words,
+            timeout_s=timeout_s,
+            check=check,
+            stdin=stdin,
+        )
+
+    async def ctr(
+        self, *words: str, timeout_s: float = 60, check: bool = True, version: str = ""
+    ) -> Result:
+        """Run containerd's own client in Kubernetes' namespace."""
+        program = places.program(version, "ctr") if version else f"{places.LINKS}/ctr"
+        argv: Sequence[str] = (
+            program,
+            "--address",
+            places.CONTAINERD_SOCKET,
+            "--namespace",
+            "k8s.io",
+            *words,
+        )
+        return await self.runner.run(argv, timeout_s=timeout_s, check=check)
+
+
+def needed(cluster: DesiredCluster | None) -> DesiredCluster:
+    """The cluster of a step that cannot do without. Raises EngineFailed."""
+    if cluster is None:
+        raise EngineFailed(
+            Reason.STEP_UNKNOWN, "the step needs a cluster and none is desired", retryable=False
+        )
+    return cluster

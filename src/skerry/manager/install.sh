@@ -1,0 +1,61 @@
+#!/bin/sh
+# Installs the skerry agent and registers this machine. Made by the manager: its address, its root
+# certificate and the digests of its archives are in here. Reads SKERRY_TOKEN from the environment.
+set -eu
+
+manager=@MANAGER@
+
+refuse() {
+  echo "skerry: $1" >&2
+  exit 4
+}
+
+[ "$(id -u)" = 0 ] || refuse "must be run as root"
+[ "$(uname -s)" = Linux ] || refuse "this is not Linux"
+[ -d /run/systemd/system ] || refuse "systemd is not running on this machine"
+for program in curl tar gzip sha256sum systemctl; do
+  command -v "$program" > /dev/null || refuse "program is missing: $program"
+done
+
+case "$(uname -m)" in
+  x86_64) architecture=amd64 ;;
+  aarch64) architecture=arm64 ;;
+  *) refuse "no agent for this architecture: $(uname -m)" ;;
+esac
+digest=
+case "$architecture" in
+@CASES@
+  *) ;;
+esac
+[ -n "$digest" ] || refuse "the manager has no agent archive for $architecture"
+
+umask 077
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cat > "$work/trust.pem" << 'PEM'
+@AUTHORITIES@
+PEM
+
+curl -fsS --retry 5 --retry-delay 2 --cacert "$work/trust.pem" \
+  -o "$work/agent.tar.gz" "$manager/agent/$architecture/skerry-agent.tar.gz" \
+  || refuse "cannot fetch the agent from $manager"
+echo "$digest  $work/agent.tar.gz" | sha256sum -c - > /dev/null \
+  || refuse "the agent archive has the wrong digest"
+
+umask 022
+slots=/opt/skerry/agent
+slot=a
+[ "$(readlink "$slots/current" 2> /dev/null || true)" != a ] || slot=b
+rm -rf "${slots:?}/$slot"
+mkdir -p "$slots/$slot"
+tar -xzf "$work/agent.tar.gz" --no-same-owner -C "$slots/$slot"
+ln -sfn "$slot" "$slots/.current.new"
+mv -T "$slots/.current.new" "$slots/current"
+
+# The token stays in the environment: arguments can be read by every process.
+"$slots/current/skerry-agent" register --manager "$manager" --trust "$work/trust.pem"
+unset SKERRY_TOKEN
+systemctl daemon-reload
+systemctl enable skerry-agent.service
+systemctl restart skerry-agent.service
+echo "skerry: the agent runs; see 'skerry-agent status'"

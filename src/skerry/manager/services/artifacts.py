@@ -1,0 +1,179 @@
+"""Artifacts: content by digest, complete only with all blobs and a trusted release signature.
+
+An artifact never changes what it names: another digest is another artifact.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from skerry.lib.errors import SkerryError
+from skerry.manager.services.centre import Caller, Centre
+from skerry.manager.services.draft import Draft, Ending
+from skerry.manager.store.protocol import AnyResource, Query
+from skerry.model.artifact import ArtifactRef
+from skerry.model.kinds import ArtifactSpec, ArtifactStatus
+from skerry.model.meta import Condition
+from skerry.model.problems import Problem
+from skerry.wire import envelope as env
+from skerry.wire.messages import ArtifactStatement, decode
+
+
+def reference(resource: AnyResource) -> ArtifactRef:
+    """How assignments and revisions name the artifact."""
+    spec: ArtifactSpec = resource.spec
+    return ArtifactRef(
+        name=resource.name,
+        type=spec.type.value,
+        version=spec.version,
+        architecture=spec.architecture,
+        digest=spec.digest,
+        envelope_digest=spec.envelope_digest,
+        size_bytes=spec.size_bytes,
+    )
+
+
+async def find(centre: Centre, wanted: str) -> tuple[ArtifactRef, ...]:
+    """Artifacts that a layer means by a name: that one, or NAME-ARCHITECTURE of each kind."""
+    found: list[ArtifactRef] = []
+    for item in await everything(centre):
+        if item.name in (wanted, f"{wanted}-{item.spec.architecture}"):
+            found.append(reference(item))
+    return tuple(found)
+
+
+async def kubernetes(centre: Centre, version: str, architecture: str) -> AnyResource | None:
+    """The Kubernetes release of a version for an architecture, if it was pushed."""
+    page = await centre.store.list(Query("Artifact", "", fields={"spec.type": "kubernetes"}))
+    for item in page.items:
+        if item.spec.version == version and item.spec.architecture in (architecture, "any"):
+            return item
+    return None
+
+
+async def everything(centre: Centre) -> list[AnyResource]:
+    """All artifacts."""
+    items: list[AnyResource] = []
+    after = ""
+    while True:
+        page = await centre.store.list(Query("Artifact", "", limit=1000, after=after))
+        items += page.items
+        after = page.after
+        if not after:
+            return items
+
+
+async def prepare(
+    centre: Centre, caller: Caller, old: AnyResource | None, new: AnyResource
+) -> Draft:
+    """Refuse what is signed wrongly; otherwise record how complete it is."""
+    spec: ArtifactSpec = new.spec
+    problems: list[Problem] = []
+    if old is not None and old.spec != new.spec:
+        problems.append(
+            Problem(
+                path="spec",
+                message="an artifact never changes",
+                hint="apply it under another name, for example with its version",
+            )
+        )
+    if old is None:
+        for item in await everything(centre):
+            same = (item.spec.type, item.spec.version, item.spec.architecture)
+            if spec.type.value == "kubernetes" and same == (
+                spec.type,
+                spec.version,
+                spec.architecture,
+            ):
+                problems.append(
+                    Problem(
+                        path="spec.version",
+                        message=f"artifact {item.name} is Kubernetes {spec.version} for"
+                        f" {spec.architecture} already",
+                        hint="delete that one first, or build another version",
+                    )
+                )
+    status, wrong = examine(centre, new)
+    problems += wrong
+    return Draft(msgspec.structs.replace(new, status=status), problems=tuple(problems))
+
+
+def examine(centre: Centre, resource: AnyResource) -> tuple[ArtifactStatus, list[Problem]]:
+    """How complete an artifact is, and what is wrong with what is there."""
+    spec: ArtifactSpec = resource.spec
+    missing: list[str] = []
+    problems: list[Problem] = []
+    if centre.blobs.has(spec.envelope_digest):
+        try:
+            _check_signature(centre, resource)
+        except SkerryError as exc:
+            problems.append(
+                Problem(path="spec.envelopeDigest", message=exc.message, hint=exc.hint)
+            )
+    else:
+        missing.append(spec.envelope_digest)
+    members: tuple[str, ...] = ()
+    try:
+        missing += centre.blobs.missing(spec.digest)
+        if centre.blobs.has(spec.digest):
+            members = tuple(sorted(centre.blobs.members(spec.digest)))
+    except SkerryError as exc:
+        problems.append(Problem(path="spec.digest", message=exc.message, hint=exc.hint))
+    complete = not missing and not problems
+    condition = Condition(
+        type="Complete",
+        status="True" if complete else "False",
+        reason="Complete" if complete else "ArtifactMissing",
+        message="" if complete else f"{len(missing)} blobs were not uploaded yet",
+        since=_since(resource, complete=complete, now=centre.clock.now()),
+    )
+    return ArtifactStatus(blobs=members, complete=complete, conditions=(condition,)), problems
+
+
+def _since(resource: AnyResource, *, complete: bool, now: datetime) -> datetime | None:
+    for item in resource.status.conditions:
+        if item.type == "Complete" and (item.status == "True") is complete:
+            found: datetime | None = item.since
+            return found
+    return now
+
+
+async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
+    """An artifact that a cluster runs stays."""
+    page = await centre.store.list(Query("ClusterProfile"))
+    for item in page.items:
+        for ref in item.status.revisions:
+            if not centre.blobs.has(ref.digest):
+                continue
+            text = centre.blobs.read_small(ref.digest)
+            if old.spec.digest.encode() in text:
+                return Ending(
+                    problems=(
+                        Problem(
+                            path="metadata",
+                            message=f"profile {item.name} {ref.version} uses it",
+                            hint="delete the profile first",
+                        ),
+                    )
+                )
+    return Ending()
+
+
+def _check_signature(centre: Centre, resource: AnyResource) -> None:
+    spec: ArtifactSpec = resource.spec
+    payload = env.verify(
+        env.decode(centre.blobs.read_small(spec.envelope_digest)),
+        payload_type=env.ARTIFACT,
+        role=env.KeyRole.RELEASE,
+        trusted=centre.keys.trusted_releases,
+    )
+    statement = decode(payload, ArtifactStatement)
+    signed = (statement.type, statement.version, statement.architecture, statement.digest)
+    stated = (spec.type.value, spec.version, spec.architecture, spec.digest)
+    if signed != stated:
+        raise env.EnvelopeRefused(
+            f"the signature is about {' '.join(signed)[:200]}, the artifact says"
+            f" {' '.join(stated)[:200]}"
+        )

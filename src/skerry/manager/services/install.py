@@ -1,0 +1,67 @@
+"""The one line that makes a machine a host, and the script behind it.
+
+curl cannot pin a root by its digest, so the line carries the root itself: it writes it to a file,
+fetches the script with that root only, compares the script's digest, and runs it. The token goes
+by environment; it is never an argument of any program.
+"""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from importlib.resources import files
+
+from skerry.lib.digest import sha256
+from skerry.manager.services.centre import Centre
+
+SCRIPT_PATH = "/install.sh"
+ARCHIVE_PATH = "/agent/{architecture}/skerry-agent.tar.gz"
+ARCHITECTURES = ("amd64", "arm64")
+
+
+def archive_place(architecture: str) -> str:
+    """Where the archive lies in the data folder."""
+    return f"/agent/{architecture}/skerry-agent.tar.gz"
+
+
+def digest_place(architecture: str) -> str:
+    """Where the archive's digest lies in the data folder."""
+    return f"/agent/{architecture}/sha256"
+
+
+def script(centre: Centre) -> bytes:
+    """install.sh with this manager's address, root and archive digests in it."""
+    text = files("skerry.manager").joinpath("install.sh").read_text()
+    digests = {
+        name: centre.root.read(digest_place(name)).decode().strip()
+        for name in ARCHITECTURES
+        if centre.root.exists(digest_place(name))
+    }
+    cases = "\n".join(
+        f"  {name}) digest={digest.removeprefix('sha256:')} ;;" for name, digest in digests.items()
+    )
+    return (
+        text.replace("@MANAGER@", shlex.quote(centre.url))
+        .replace("@CASES@", cases)
+        .replace("@AUTHORITIES@", "\n".join(centre.keys.authorities).strip())
+        .encode()
+    )
+
+
+def install_line(centre: Centre, secret: str) -> str:
+    """What a person pastes on the machine, as root or as somebody who may use sudo."""
+    wanted = sha256(script(centre)).removeprefix("sha256:")
+    root = base64.b64encode("\n".join(centre.keys.authorities).encode()).decode()
+    inner = "; ".join(
+        (
+            "set -e",
+            "d=$(mktemp -d)",
+            "trap 'rm -rf \"$d\"' EXIT",
+            f'echo {root} | base64 -d > "$d/ca.pem"',
+            f'curl -fsS --cacert "$d/ca.pem" -o "$d/install.sh" {centre.url}{SCRIPT_PATH}',
+            f'echo "{wanted}  $d/install.sh" | sha256sum -c - > /dev/null',
+            's=; [ "$(id -u)" = 0 ] || s="sudo --preserve-env=SKERRY_TOKEN"',
+            '$s sh "$d/install.sh"',
+        )
+    )
+    return f"SKERRY_TOKEN={secret} sh -c {shlex.quote(inner)}"

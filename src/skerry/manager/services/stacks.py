@@ -1,0 +1,286 @@
+"""From profiles to the stack of one cluster, and everything that can be wrong with it.
+
+The same functions serve a profile alone (with example values), a cluster's admission, its dry run
+and the conditions of its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import yaml
+
+from skerry.lib.digest import canonical_json, sha256
+from skerry.manager.services import artifacts
+from skerry.manager.services.centre import Centre
+from skerry.manager.store.protocol import NotFound
+from skerry.model.artifact import ArtifactRef
+from skerry.model.kinds import LayerType, ProfileType, ProfileUse
+from skerry.model.problems import Problem, under
+from skerry.model.profile import ResolvedLayer, Revision, decode_revision
+from skerry.plan.desired import DesiredCluster, DesiredLayer
+from skerry.plan.kubernetes import check_values
+
+NETWORK_PROVIDERS = ("routed",)
+KUBERNETES_PROVIDERS = ("kubeadm",)
+_MAX_TEXT = 2 * 1024 * 1024
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases: a few lines of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not supported", mark)
+        return super().compose_node(parent, index)
+
+
+async def load_revisions(
+    centre: Centre, project: str, uses: Sequence[ProfileUse]
+) -> tuple[list[Revision], list[Problem]]:
+    """The revisions that a cluster names, and what of them does not exist."""
+    revisions: list[Revision] = []
+    problems: list[Problem] = []
+    for index, use in enumerate(uses):
+        path = f"spec.profiles[{index}]"
+        try:
+            found = await centre.store.get("ClusterProfile", project, use.name)
+        except NotFound:
+            problems.append(
+                Problem(
+                    path=f"{path}.name",
+                    message=f"there is no profile {use.name!r} in project {project}",
+                    hint="apply the ClusterProfile first",
+                )
+            )
+            continue
+        digest = next((r.digest for r in found.status.revisions if r.version == use.version), "")
+        if not digest:
+            there = ", ".join(r.version for r in found.status.revisions[-10:])
+            problems.append(
+                Problem(
+                    path=f"{path}.version",
+                    message=f"profile {use.name} has no version {use.version}",
+                    hint=f"there are: {there or 'none'}",
+                )
+            )
+            continue
+        revisions.append(decode_revision(centre.blobs.read_small(digest)))
+    return revisions, problems
+
+
+def layer_problems(layers: Sequence[ResolvedLayer], *, path: str = "spec.layers") -> list[Problem]:
+    """What is wrong with expanded layers, each below `path[index]`."""
+    problems: list[Problem] = []
+    for index, layer in enumerate(layers):
+        problems += under(f"{path}[{index}]", _one_layer(layer))
+    return problems
+
+
+def shape_problems(
+    kind: ProfileType, layers: Sequence[tuple[str, LayerType]], *, path: str = "spec.layers"
+) -> list[Problem]:
+    """Which layers a profile of a type needs; `layers` are (name, type)."""
+    problems: list[Problem] = []
+    base = (LayerType.OS, LayerType.KUBERNETES, LayerType.NETWORK)
+    for wanted in (LayerType.KUBERNETES, LayerType.NETWORK):
+        names = [name for name, found in layers if found is wanted]
+        if kind is not ProfileType.ADDON and len(names) != 1:
+            found = ", ".join(names) if names else "none"
+            problems.append(
+                Problem(
+                    path=path,
+                    message=f"a {kind.value} profile needs exactly one layer of type"
+                    f" {wanted.value}, found {found}",
+                    hint=f"add a layer with type: {wanted.value}" if not names else "remove one",
+                )
+            )
+    seen: set[str] = set()
+    for index, (name, found_type) in enumerate(layers):
+        if kind is ProfileType.ADDON and found_type in base:
+            problems.append(
+                Problem(
+                    path=f"{path}[{index}].type",
+                    message=f"an addon profile has no {found_type.value} layer",
+                    hint="move it to the full or infra profile",
+                )
+            )
+        if name in seen:
+            problems.append(
+                Problem(path=f"{path}[{index}].name", message=f"layer {name!r} is there twice")
+            )
+        seen.add(name)
+    return problems
+
+
+def kubernetes_of(layers: Sequence[ResolvedLayer]) -> ResolvedLayer | None:
+    """The stack's kubernetes layer."""
+    return next((layer for layer in layers if layer.type is LayerType.KUBERNETES), None)
+
+
+def references_for(revisions: Sequence[Revision], architecture: str) -> tuple[ArtifactRef, ...]:
+    """Pinned artifacts for a host of this architecture."""
+    return tuple(
+        ref
+        for revision in revisions
+        for ref in revision.artifacts
+        if ref.architecture in (architecture, "any")
+    )
+
+
+async def desired(
+    centre: Centre,
+    *,
+    name: str,
+    uid: str,
+    node: str,
+    architecture: str,
+    layers: Sequence[ResolvedLayer],
+) -> DesiredCluster:
+    """What a host would read from its assignment, for the dry run's reactions."""
+    kubernetes = kubernetes_of(layers)
+    version = kubernetes.version if kubernetes else ""
+    found = await artifacts.kubernetes(centre, version, architecture)
+    release = (
+        artifacts.reference(found)
+        if found
+        else ArtifactRef(
+            name="kubernetes",
+            type="kubernetes",
+            version=version,
+            architecture=architecture,
+            digest="",
+            envelope_digest="",
+        )
+    )
+    values = _mapping(kubernetes.values) if kubernetes else {}
+    return DesiredCluster(
+        name=name,
+        uid=uid,
+        role="control-plane",
+        node_name=node,
+        provider=kubernetes.provider if kubernetes else "",
+        version=version,
+        release=release,
+        values=dict(values) if isinstance(values, Mapping) else {},
+        config_digest=sha256(canonical_json(values)),
+        layers=tuple(
+            DesiredLayer(name=layer.name, type=layer.type, digest=layer.digest)
+            for layer in layers
+            if layer.type not in (LayerType.KUBERNETES, LayerType.OS)
+        ),
+    )
+
+
+def _one_layer(layer: ResolvedLayer) -> list[Problem]:
+    problems = [
+        Problem(path=field, message=f"is larger than {_MAX_TEXT} characters")
+        for field in ("values", "manifests")
+        if len(getattr(layer, field)) > _MAX_TEXT
+    ]
+    if problems:
+        return problems
+    match layer.type:
+        case LayerType.KUBERNETES:
+            problems += _kubernetes_layer(layer)
+        case LayerType.NETWORK:
+            if layer.provider not in NETWORK_PROVIDERS and not (layer.manifests or layer.chart):
+                problems.append(
+                    Problem(
+                        path="provider",
+                        message=f"network provider {layer.provider!r} is unknown",
+                        hint="write provider: routed, or give manifests",
+                    )
+                )
+        case LayerType.OS:
+            problems.append(
+                Problem(path="type", message="operating-system layers come later", hint="remove it")
+            )
+        case _:
+            if not (layer.manifests or layer.chart):
+                problems.append(
+                    Problem(path="manifests", message="is empty, and so is chart", hint="give one")
+                )
+    problems += _manifest_problems(layer.manifests)
+    return problems
+
+
+def _kubernetes_layer(layer: ResolvedLayer) -> list[Problem]:
+    problems: list[Problem] = []
+    if layer.provider not in KUBERNETES_PROVIDERS:
+        problems.append(
+            Problem(
+                path="provider",
+                message=f"kubernetes provider {layer.provider!r} is unknown"
+                if layer.provider
+                else "is missing",
+                hint=f"one of: {', '.join(KUBERNETES_PROVIDERS)}",
+            )
+        )
+    if version_of(layer.version) is None:
+        problems.append(
+            Problem(
+                path="version",
+                message=f"{layer.version!r} is not a Kubernetes version"
+                if layer.version
+                else "is missing",
+                hint="write it as 1.36.3",
+            )
+        )
+    try:
+        values = _mapping(layer.values)
+    except yaml.YAMLError as exc:
+        problems.append(Problem(path="values", message=f"is not YAML: {_first_line(exc)}"))
+        return problems
+    if not isinstance(values, Mapping):
+        problems.append(Problem(path="values", message="must be a mapping"))
+        return problems
+    problems += [
+        Problem(path=f"values.{item.path}", message=item.message)
+        for item in check_values(dict(values), version=layer.version)
+    ]
+    return problems
+
+
+def version_of(text: str) -> tuple[int, int, int] | None:
+    """(major, minor, patch), or None when the text is not a version."""
+    parts = text.removeprefix("v").split("-")[0].split(".")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        return None
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _manifest_problems(text: str) -> list[Problem]:
+    if not text.strip():
+        return []
+    problems: list[Problem] = []
+    try:
+        for index, item in enumerate(yaml.load_all(text, Loader=_PlainLoader)):  # noqa: S506 - safe
+            if item is None:
+                continue
+            if not isinstance(item, Mapping) or not item.get("apiVersion") or not item.get("kind"):
+                problems.append(
+                    Problem(
+                        path="manifests",
+                        message=f"document {index + 1} is not a Kubernetes object",
+                        hint="each document needs apiVersion, kind and metadata",
+                    )
+                )
+    except yaml.YAMLError as exc:
+        problems.append(Problem(path="manifests", message=f"is not YAML: {_first_line(exc)}"))
+    return problems
+
+
+def _mapping(text: str) -> Any:
+    loaded = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe loader
+    # Dates and the like become text, as they would in JSON.
+    return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
+
+
+def _first_line(exc: yaml.YAMLError) -> str:
+    mark = getattr(exc, "problem_mark", None)
+    what = getattr(exc, "problem", None) or str(exc).splitlines()[0]
+    return f"{what} in line {mark.line + 1}" if mark else str(what)
