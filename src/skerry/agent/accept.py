@@ -140,8 +140,8 @@ async def _cluster(
     architecture: str,
 ) -> DesiredCluster:
     revisions: list[Revision] = []
-    for ref in part.revisions:
-        path = await content.ensure(ref.digest)
+    for named in part.revisions:
+        path = await content.ensure(named.digest)
         revisions.append(decode_revision(_small(root, path)))
     layers = resolve(
         revisions,

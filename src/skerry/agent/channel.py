@@ -56,7 +56,7 @@ class Channel(Protocol):
 
 
 class HttpChannel:
-    """The channel over HTTPS."""
+    """The channel over HTTPS. `client` is one that several channels share and its owner closes."""
 
     def __init__(
         self,
@@ -65,10 +65,15 @@ class HttpChannel:
         counter: Counter,
         *,
         transport: httpx2.AsyncBaseTransport | None = None,
+        client: httpx2.AsyncClient | None = None,
     ) -> None:
         self._identity = identity
         self._keys = keys
         self._counter = counter
+        self._shared = client is not None
+        if client is not None:
+            self._http = client
+            return
         arguments: dict[str, Any] = (
             {"transport": transport}
             if transport
@@ -137,7 +142,8 @@ class HttpChannel:
             raise _unreachable(self._identity.manager, exc) from exc
 
     async def close(self) -> None:
-        await self._http.aclose()
+        if not self._shared:
+            await self._http.aclose()
 
     def _sign(self, method: str, url: str, body: bytes, host: str) -> tuple[dict[str, str], int]:
         number = self._counter.take()

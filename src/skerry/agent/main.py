@@ -18,9 +18,11 @@ import structlog
 
 from skerry import __version__
 from skerry.agent import bundle, paths, register
+from skerry.agent.content import ContentStore
 from skerry.agent.core import Parts, run_agent
 from skerry.agent.identity import Identity, load_identity
 from skerry.agent.kube.kubeadm import KubeadmEngine
+from skerry.agent.remove import remove_agent
 from skerry.agent.sync import LocalStatus
 from skerry.lib.clock import SystemClock
 from skerry.lib.errors import SkerryError
@@ -69,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     imp = commands.add_parser("import", help="take over a bundle file")
     imp.add_argument("file", help="bundle made by 'skerry bundle export'")
     imp.set_defaults(run=_import)
+    remove = commands.add_parser("remove", help="remove skerry and its cluster from this host")
+    remove.add_argument("--yes", action="store_true", help="do it without asking")
+    remove.set_defaults(run=_remove)
     status = commands.add_parser("status", help="what this host is and what it waits for")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     status.set_defaults(run=_status)
@@ -115,6 +120,19 @@ def _import(arguments: argparse.Namespace) -> int:
     except FileNotFoundError as exc:
         raise SkerryError(f"no such file: {arguments.file}") from exc
     print(f"imported epoch {taken.epoch}; the agent carries it out, see 'skerry-agent status'")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    if not arguments.yes:
+        print("this removes the cluster on this host with all its data, and the agent itself")
+        if input("type 'remove' to go on: ").strip() != "remove":
+            print("nothing was changed")
+            return 1
+    clock, runner, root = SystemClock(), SystemRunner(), DiskRoot("/")
+    engine = KubeadmEngine(runner, root, clock, ContentStore(root, None))
+    anyio.run(remove_agent, root, runner, engine)
+    print("skerry is removed from this host")
     return 0
 
 

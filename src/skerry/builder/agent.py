@@ -7,7 +7,7 @@ the C library; the lowest version that works is measured, not assumed.
 
 from __future__ import annotations
 
-import lzma
+import gzip
 import re
 import shutil
 import sys
@@ -33,10 +33,10 @@ from skerry.lib.proc import CommandFailed, CommandMissing, Runner
 # The packages that the agent may import (the import contracts say the same).
 AGENT_PACKAGES = ("lib", "model", "plan", "wire", "client", "agent")
 
-ARCHIVE_FILE = "skerry-agent.tar.xz"
+ARCHIVE_FILE = "skerry-agent.tar.gz"
 
 # Raised when the archive is made differently from the same sources.
-_ARCHIVE_FORM = 1
+_ARCHIVE_FORM = 2
 _BUILD_LIMIT_S = 900.0
 _GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
 _NOT_NEEDED = ("tkinter", "sqlite3", "unittest", "pydoc", "lib2to3", "ensurepip", "distutils")
@@ -260,7 +260,11 @@ def _freeze_command(environment: Path, scratch: Path) -> list[str]:
 
 
 def _pack(folder: Path, out: Path, python: str) -> AgentInfo:
-    with lzma.open(out, "wb", preset=6) as writing:
+    # gzip, not xz: every host has it. No name and no time in the header, for equal digests.
+    with (
+        out.open("wb") as raw,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as writing,
+    ):
         write_tar(archive_entries(folder), writing)
     digest, size = file_digest(out)
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]

@@ -13,10 +13,12 @@ from pathlib import Path
 from skerry.lib.digest import canonical_json
 from skerry.lib.oci import Descriptor, Layout, LayoutInvalid, new_manifest
 from skerry.model.release import (
+    ARTIFACT_TYPE,
     CONTENT_KEY,
     FILE_TYPE,
     IMAGE_KEY,
     IMAGE_TYPE,
+    IMAGES_ARTIFACT_TYPE,
     MODE_KEY,
     PATH_KEY,
     ReleaseFile,
@@ -31,10 +33,14 @@ _NAME_KEY = "dev.skerry.name"
 _VERSION_KEY = "org.opencontainers.image.version"
 _ARCHITECTURE_KEY = "dev.skerry.architecture"
 
+# What Artifact objects and signed statements call the media types of layouts.
+_TYPES = {ARTIFACT_TYPE: "kubernetes", IMAGES_ARTIFACT_TYPE: "images"}
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltArtifact:
-    """A finished layout. `digest` is its manifest's, `size_bytes` what a host fetches at most."""
+    """A finished layout. `type` is the word of an Artifact object ("kubernetes"), `digest` the
+    manifest's, `size_bytes` what a host fetches at most."""
 
     path: Path
     type: str
@@ -126,7 +132,7 @@ def describe(path: Path) -> BuiltArtifact:
     parts = (manifest.config, *manifest.layers)
     return BuiltArtifact(
         path=path,
-        type=manifest.artifact_type,
+        type=_TYPES.get(manifest.artifact_type, manifest.artifact_type),
         name=name,
         version=version,
         architecture=architecture,

@@ -12,7 +12,6 @@ PACKAGES = {
     "debian-archive-keyring": "checks Debian's signatures",
     "busybox-static": "is the example web application",
     "binutils": "strips the agent's archive",
-    "xz-utils": "packs the agent's archive",
     "python3-venv": "makes the agent's own interpreter environment",
     "libpython3-dev": "brings the shared interpreter library that the agent's archive carries",
 }

@@ -104,7 +104,6 @@ class Lab:
         self._network: IPv4Network | None = None
         self._addresses: dict[str, IPv4Address] = {}
         self._names: dict[str, IPv4Address] = {}
-        self._tree = Path()
         self._tasks: anyio.abc.TaskGroup | None = None
 
     @property
@@ -131,7 +130,6 @@ class Lab:
 
     async def __aenter__(self) -> Self:
         _check_machine(self._facts)
-        self._tree = await ensure_tree(self._cache, runner=self._runner, clock=self._clock)
         try:
             await self._set_up()
         except BaseException:
@@ -167,7 +165,10 @@ class Lab:
         await self._tasks.__aexit__(type(error) if error else None, error, None)
 
     async def add_host(self, name: str) -> ContainerHost:
-        """Make a host, or find the one that the run has. It is off until it is started."""
+        """Make a host, or find the one that the run has. It is off until it is started.
+
+        The first host of a computer also makes the tree, which takes about a minute.
+        """
         if name in self.hosts:
             return self.hosts[name]
         check_label(name, what="host name")
@@ -182,7 +183,7 @@ class Lab:
                 run=self.run,
                 name=name,
                 folder=self.folder / "hosts" / name,
-                tree=self._tree_of(name),
+                tree=await self._tree_of(name),
                 bridge=self.bridge,
             ),
             self._addresses[name],
@@ -233,7 +234,7 @@ class Lab:
     def _name(self, name: str, address: IPv4Address) -> None:
         self._names[name] = self._names[f"{name}.{DOMAIN}"] = address
 
-    def _tree_of(self, name: str) -> Path:
+    async def _tree_of(self, name: str) -> Path:
         # A disk's lower layer must stay the one it was made with, or overlayfs mixes two systems.
         mark = self.folder / "hosts" / name / "tree"
         if mark.exists() and Path(mark.read_text()).is_dir():
@@ -243,9 +244,10 @@ class Lab:
                 f"the tree of lab host {name} is gone from the cache",
                 hint=f"remove the lab run {self.run} and make it again",
             )
+        tree = await ensure_tree(self._cache, runner=self._runner, clock=self._clock)
         mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(str(self._tree))
-        return self._tree
+        mark.write_text(str(tree))
+        return tree
 
     def _load(self) -> None:
         path = self.folder / "lab.json"

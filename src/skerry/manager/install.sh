@@ -48,13 +48,34 @@ slot=a
 [ "$(readlink "$slots/current" 2> /dev/null || true)" != a ] || slot=b
 rm -rf "${slots:?}/$slot"
 mkdir -p "$slots/$slot"
-tar -xzf "$work/agent.tar.gz" --no-same-owner -C "$slots/$slot"
+tar -xzf "$work/agent.tar.gz" --no-same-owner --strip-components=1 -C "$slots/$slot"
 ln -sfn "$slot" "$slots/.current.new"
 mv -T "$slots/.current.new" "$slots/current"
+
+ln -sfn "$slots/current/skerry-agent" /usr/local/bin/skerry-agent
 
 # The token stays in the environment: arguments can be read by every process.
 "$slots/current/skerry-agent" register --manager "$manager" --trust "$work/trust.pem"
 unset SKERRY_TOKEN
+if [ -f "$slots/current/skerry-agent.service" ]; then
+  cp "$slots/current/skerry-agent.service" /etc/systemd/system/skerry-agent.service
+else
+  cat > /etc/systemd/system/skerry-agent.service << 'UNIT'
+[Unit]
+Description=skerry agent
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart=/opt/skerry/agent/current/skerry-agent run
+Restart=always
+RestartSec=5
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+fi
 systemctl daemon-reload
 systemctl enable skerry-agent.service
 systemctl restart skerry-agent.service

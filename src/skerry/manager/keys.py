@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from skerry.lib import pki
 from skerry.lib.clock import Clock
@@ -102,7 +103,7 @@ def _fits(root: Root, keys: Keys, clock: Clock, names: tuple[str, ...]) -> bool:
     )
 
 
-def _signing_key(root: Root, path: str) -> pki.ed25519.Ed25519PrivateKey:
+def _signing_key(root: Root, path: str) -> ed25519.Ed25519PrivateKey:
     if not root.exists(path):
         root.write(path, pki.private_pem(pki.new_signing_key()), mode=0o600)
     return pki.load_signing_key(root.read(path))

@@ -12,11 +12,13 @@ class Settings:
     `names` are the DNS names and addresses under which hosts and people reach this manager; they
     are in the server certificate, and the first one is in the install line unless `url` is set.
     `release_keys` are PEM files with public keys; without any, a development key is made here.
-    `agent_archives` maps an architecture to the archive that hosts install.
+    `agent_archives` maps an architecture to the archive that hosts install. `more_hosts` are
+    further addresses to listen on, with the same port.
     """
 
     data: str
     host: str = "127.0.0.1"
+    more_hosts: tuple[str, ...] = ()
     port: int = 8443
     names: tuple[str, ...] = ("127.0.0.1", "localhost")
     url: str = ""

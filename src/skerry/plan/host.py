@@ -154,9 +154,7 @@ def _version_refusal(cluster: DesiredCluster, observed: KubeObserved) -> Refusal
 def _fixed(cluster: DesiredCluster, good: DesiredCluster | None) -> Refusal | None:
     if good is None:
         return None
-    changed = [
-        item.path for item in reactions(good, cluster) if item.kind is ReactionKind.RECREATE
-    ]
+    changed = [item.path for item in reactions(good, cluster) if item.kind is ReactionKind.RECREATE]
     if not changed:
         return None
     return Refusal(
@@ -241,7 +239,7 @@ def _upgrade(
         do.SaveRestorePoint(point=point),
     )
     change: tuple[do.Step, ...] = (
-        do.StopApiServer(point=point),
+        do.StopApiServer(),
         do.SnapshotEtcd(point=point, keep=values.snapshot_keep),
         do.FenceApi(),
         do.ReplaceControlPlane(version=new),
@@ -323,9 +321,7 @@ def _repair(
     if bring or runtime or kubelet or plane:
         steps += [_gate(version, values), _gate_node(version, values)]
     if plane or observed.fenced:
-        steps.append(
-            do.ConfirmControlPlane(version=version, config_digest=cluster.config_digest)
-        )
+        steps.append(do.ConfirmControlPlane(version=version, config_digest=cluster.config_digest))
     return do.Operation(name="repair", desired_digest=digest, steps=tuple(steps))
 
 
@@ -339,9 +335,7 @@ def _renew(digest: str, observed: KubeObserved, values: KubernetesValues) -> do.
     return do.Operation(name="renew", desired_digest=digest, steps=steps)
 
 
-def _layers(
-    digest: str, cluster: DesiredCluster, observed: KubeObserved
-) -> do.Operation | None:
+def _layers(digest: str, cluster: DesiredCluster, observed: KubeObserved) -> do.Operation | None:
     if not observed.api_ready:
         return None
     applied = {layer.name: layer for layer in observed.layers}
@@ -367,13 +361,9 @@ def _layers(
     return do.Operation(name="layers", desired_digest=digest, steps=tuple(steps))
 
 
-def _snapshot(
-    digest: str, observed: KubeObserved, values: KubernetesValues
-) -> do.Operation | None:
+def _snapshot(digest: str, observed: KubeObserved, values: KubernetesValues) -> do.Operation | None:
     last = observed.last_snapshot_at
-    due = last is None or observed.observed_at - last >= timedelta(
-        seconds=values.snapshot_every_s
-    )
+    due = last is None or observed.observed_at - last >= timedelta(seconds=values.snapshot_every_s)
     if not due or not observed.api_ready:
         return None
     point = f"scheduled-{observed.observed_at:%Y%m%dT%H%M%SZ}"
@@ -381,18 +371,14 @@ def _snapshot(
     return do.Operation(name="snapshot", desired_digest=digest, steps=(step,))
 
 
-def _tidy(
-    digest: str, cluster: DesiredCluster, observed: KubeObserved
-) -> do.Operation | None:
+def _tidy(digest: str, cluster: DesiredCluster, observed: KubeObserved) -> do.Operation | None:
     needed = {ref.digest for layer in cluster.layers for ref in layer.artifacts}
     steps: list[do.Step] = [
         do.RemoveRelease(version=version)
         for version in sorted(observed.releases)
         if version != cluster.version
     ]
-    steps += [
-        do.RemoveContent(digest=item) for item in observed.content if item not in needed
-    ]
+    steps += [do.RemoveContent(digest=item) for item in observed.content if item not in needed]
     if not steps:
         return None
     return do.Operation(name="tidy", desired_digest=digest, steps=tuple(steps))

@@ -125,9 +125,7 @@ def read_values(values: Mapping[str, Any]) -> KubernetesValues:
         ignore_preflight=tuple(_part(values, "kubeadm").get("ignorePreflightErrors", ())),
         restrict_oom_score_adj=containerd.get("restrictOomScoreAdj", False),
         max_concurrent_downloads=containerd.get("maxConcurrentDownloads", 3),
-        mirrors={
-            name: tuple(urls) for name, urls in sorted(_part(registries, "mirrors").items())
-        },
+        mirrors={name: tuple(urls) for name, urls in sorted(_part(registries, "mirrors").items())},
         registry_hosts={
             name: RegistryHost(
                 ca=host.get("ca", ""),
@@ -340,7 +338,13 @@ def _check_ranges(values: Mapping[str, Any], found: list[Problem]) -> None:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "a boolean", type(None): "nothing"}
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "text",
+        bool: "a boolean",
+        type(None): "nothing",
+    }
     return names.get(type(value), "a number")
 
 
@@ -396,9 +400,7 @@ _TOP: dict[str, _Check] = {
                         },
                         own=frozenset({"external"}),
                     ),
-                    "featureGates": _each(
-                        re.compile(r"[A-Za-z0-9]+"), "a feature gate", _boolean
-                    ),
+                    "featureGates": _each(re.compile(r"[A-Za-z0-9]+"), "a feature gate", _boolean),
                     "encryptionAlgorithm": _matching(
                         re.compile(r"RSA-(2048|3072|4096)|ECDSA-P(256|384)"),
                         "RSA-2048, RSA-3072, RSA-4096, ECDSA-P256 or ECDSA-P384",
@@ -424,11 +426,11 @@ _TOP: dict[str, _Check] = {
         }
     ),
     "kubelet": _mapping(
-        {name: _anything for name in KUBELET_FIELDS | KUBELET_SINCE.keys()},
+        dict.fromkeys(KUBELET_FIELDS | KUBELET_SINCE.keys(), _anything),
         own=KUBELET_OWN | {"apiVersion", "kind"},
     ),
     "kubeProxy": _mapping(
-        {name: _anything for name in KUBE_PROXY_FIELDS},
+        dict.fromkeys(KUBE_PROXY_FIELDS, _anything),
         own=KUBE_PROXY_OWN | {"apiVersion", "kind"},
     ),
     "kubeadm": _mapping({"ignorePreflightErrors": _list(_string)}),

@@ -8,7 +8,13 @@ with it, so it is refused here first.
 
 from __future__ import annotations
 
-KUBELET_FIELDS = frozenset(
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, for long lists of names."""
+    return frozenset(text.split())
+
+
+KUBELET_FIELDS = words(
     """
     address allowedUnsafeSysctls authentication authorization cgroupDriver cgroupRoot
     cgroupsPerQOS clusterDNS clusterDomain configMapAndSecretChangeDetectionStrategy
@@ -39,17 +45,17 @@ KUBELET_FIELDS = frozenset(
     systemReserved systemReservedCgroup tlsCertFile tlsCipherSuites tlsMinVersion
     tlsPrivateKeyFile topologyManagerPolicy topologyManagerPolicyOptions
     topologyManagerScope tracing userNamespaces volumePluginDir volumeStatsAggPeriod
-    """.split()
+    """
 )
 
-KUBE_PROXY_FIELDS = frozenset(
+KUBE_PROXY_FIELDS = words(
     """
     bindAddress bindAddressHardFail clientConnection clusterCIDR configSyncPeriod conntrack
     detectLocal detectLocalMode enableProfiling featureGates healthzBindAddress
     hostnameOverride iptables ipvs logging metricsBindAddress mode nftables
     nodePortAddresses oomScoreAdj portRange showHiddenMetricsForVersion windowsRunAsService
     winkernel
-    """.split()
+    """
 )
 
 # field -> first minor version of Kubernetes 1 that has it
@@ -60,10 +66,10 @@ KUBELET_SINCE = {
 }
 
 # Set by skerry, because its own layout or the cluster's shape depends on them.
-KUBELET_OWN = frozenset(
+KUBELET_OWN = words(
     """
     clusterDNS clusterDomain containerRuntimeEndpoint imageServiceEndpoint staticPodPath
     staticPodURL podCIDR providerID registerNode
-    """.split()
+    """
 )
 KUBE_PROXY_OWN = frozenset(("clusterCIDR", "clientConnection", "hostnameOverride"))

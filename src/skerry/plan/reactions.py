@@ -106,7 +106,9 @@ def _reaction(path: str, before: Mapping[str, str], after: Mapping[str, str]) ->
 def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in old.keys() | new.keys():
-            yield from _differences(f"{path}.{key}" if path else str(key), old.get(key), new.get(key))
+            yield from _differences(
+                f"{path}.{key}" if path else str(key), old.get(key), new.get(key)
+            )
     elif old is None and isinstance(new, Mapping) and new:
         yield from _differences(path, {}, new)
     elif new is None and isinstance(old, Mapping) and old:

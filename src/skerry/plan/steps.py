@@ -163,7 +163,6 @@ class StopApiServer(_Step, frozen=True, kw_only=True):
     """Stop API server, controllers and scheduler, so that nothing is written any more."""
 
     words = "stop the API server"
-    point: str
     limit_s: float = 180.0
 
 

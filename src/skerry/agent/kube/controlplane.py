@@ -72,9 +72,7 @@ async def confirm(
     ):
         extra = ("--skip-token-print",) if phase == ("bootstrap-token",) else ()
         await kubeadm(doors, version, "init", "phase", *phase, "--config", config, *extra)
-    await kubeadm(
-        doors, version, "init", "phase", "kubelet-finalize", "all", "--config", config
-    )
+    await kubeadm(doors, version, "init", "phase", "kubelet-finalize", "all", "--config", config)
     doors.remember(initialised=True, version=version, config_digest=config_digest)
     # The phase above also leaves a token to join with. Join material is made on demand only.
     await doors.kubectl(
@@ -109,6 +107,21 @@ async def kill_pods(doors: Doors, components: Sequence[str]) -> None:
         answer = await doors.ctr("containers", "ls", "-q", selector, check=False)
         for container in answer.stdout.split():
             await doors.ctr("tasks", "kill", "-s", "SIGKILL", "-a", container, check=False)
+
+
+async def stop_killed(doors: Doors) -> None:
+    """Kill the whole control plane, etcd included, and see that it is gone. The kubelet must
+    have been stopped before."""
+    end = doors.clock.monotonic() + _STOP_S
+    ports = {*places.CONTROL_PLANE_PORTS, 2379, 2380}
+    await kill_pods(doors, (*places.CONTROL_PLANE, "etcd"))
+    while listening(doors).intersection(ports):
+        if doors.clock.monotonic() >= end:
+            raise EngineFailed(
+                Reason.RESTORE_FAILED, f"the control plane did not stop within {_STOP_S:g} s"
+            )
+        await doors.clock.sleep(0.5)
+        await kill_pods(doors, (*places.CONTROL_PLANE, "etcd"))
 
 
 async def fence(doors: Doors) -> None:

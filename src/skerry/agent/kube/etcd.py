@@ -8,6 +8,7 @@ A point that an operation needs is never pruned while it is the newest of its ki
 from __future__ import annotations
 
 import base64
+import hashlib
 from datetime import datetime
 
 import msgspec
@@ -15,7 +16,6 @@ import msgspec
 from skerry.agent.kube import controlplane, places, runtime
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.record import Doors
-from skerry.lib.digest import sha256
 from skerry.lib.files import FileMissing
 from skerry.lib.proc import CommandFailed, CommandTimedOut
 from skerry.model.meta import Record
@@ -107,7 +107,10 @@ async def snapshot(doors: Doors, point: str, *, keep: int) -> None:
             hint="see whether etcd runs and space is left under /var/lib/skerry",
         ) from exc
     now = doors.clock.now()
-    digest = sha256(b"".join(doors.root.read_chunks(f"{folder}/etcd.db")))
+    hashing = hashlib.sha256()
+    for chunk in doors.root.read_chunks(f"{folder}/etcd.db"):
+        hashing.update(chunk)
+    digest = f"sha256:{hashing.hexdigest()}"
     save = EtcdSave(saved_at=now, digest=digest, version=doors.record().version)
     doors.root.write(f"{folder}/etcd.json", msgspec.json.encode(save), mode=0o600)
     doors.remember(snapshot_at=now)
@@ -141,7 +144,7 @@ async def restore(doors: Doors, point: str) -> None:
             hint="call for help: the host cannot return by itself",
         ) from exc
     await doors.systemctl("stop", places.KUBELET_UNIT, check=False)
-    await controlplane.kill_pods(doors, (*places.CONTROL_PLANE, "etcd"))
+    await controlplane.stop_killed(doors)
     if doors.root.exists(f"{folder}/etcd.json"):
         await _restore_etcd(doors, folder, save.version)
     for path, content in save.files.items():

@@ -10,6 +10,8 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import yaml
+
 from skerry.agent.kube import places
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.record import Doors
@@ -130,11 +132,29 @@ async def _node_lacks(doors: Doors, version: str) -> str:
             if item["type"] == "Ready"
         ]
         return f"the node is not Ready: {' '.join(reasons)[:300]}"
-    name = found["metadata"]["name"]
-    answer = await doors.kubectl(
-        "get", "--raw", f"/api/v1/nodes/{name}/proxy/healthz", timeout_s=10, check=False
+    return await _kubelet_lacks(doors)
+
+
+async def _kubelet_lacks(doors: Doors) -> str:
+    """Ask the kubelet's own health port, unless the profile turned it off.
+
+    Not through the API server: its way to the kubelet is only granted by the confirmation.
+    """
+    config = yaml.safe_load(doors.text(places.KUBELET_CONFIG)) or {}
+    port = config.get("healthzPort", 10248)
+    if not port:
+        return ""
+    host = config.get("healthzBindAddress") or "127.0.0.1"
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104  # compared only
+    server = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    answer = await doors.run(
+        f"{places.LINKS}/kubectl",
+        *("--server", server, "get", "--raw", "/healthz"),
+        timeout_s=10,
+        check=False,
+        env={"NO_PROXY": "*", "KUBECONFIG": "/dev/null"},
     )
-    return "" if answer.ok else f"the kubelet does not answer ({_last_line(answer.stderr)})"
+    return "" if answer.ok else f"the kubelet is not healthy ({_last_line(answer.stderr)})"
 
 
 async def _restarts(doors: Doors) -> str:

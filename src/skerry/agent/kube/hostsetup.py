@@ -60,9 +60,7 @@ async def configure(doors: Doors, cluster: DesiredCluster, *, version: str) -> N
         )
     sandbox = releases.release_of(doors, version).metadata.image("pause")
     _write(doors, places.SYSCTL, render.sysctl_config())
-    _write(
-        doors, places.CONTAINERD_CONFIG, render.containerd_config(values, sandbox_image=sandbox)
-    )
+    _write(doors, places.CONTAINERD_CONFIG, render.containerd_config(values, sandbox_image=sandbox))
     _write_registries(doors, values)
     environment = render.proxy_environment(values)
     if environment:
@@ -133,4 +131,6 @@ async def nft_tables(doors: Doors) -> list[str]:
     if not answer.ok or not answer.stdout.strip():
         return []
     items = json.loads(answer.stdout).get("nftables", [])
-    return [f"{item['table']['family']} {item['table']['name']}" for item in items if "table" in item]
+    return [
+        f"{item['table']['family']} {item['table']['name']}" for item in items if "table" in item
+    ]

@@ -84,9 +84,7 @@ async def import_artifact(doors: Doors, artifact: ArtifactRef) -> None:
     known = record.content.get(artifact.digest)
     if known is not None and set(known) <= await listed(doors):
         return
-    manifest = await releases.read_manifest(
-        doors, artifact, artifact_type=IMAGES_ARTIFACT_TYPE
-    )
+    manifest = await releases.read_manifest(doors, artifact, artifact_type=IMAGES_ARTIFACT_TYPE)
     names: list[str] = []
     for layer in manifest.layers:
         if layer.media_type != IMAGE_TYPE:

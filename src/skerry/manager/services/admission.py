@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import msgspec
 
+from skerry.manager.store.protocol import AnyResource
 from skerry.model.kinds import KINDS, Kind, Scope, find_kind
 from skerry.model.meta import (
     API_VERSION,
@@ -26,10 +27,11 @@ from skerry.model.meta import (
     Resource,
 )
 from skerry.model.problems import Problem, under
-from skerry.manager.store.protocol import AnyResource
 
 _TOP = ("apiVersion", "kind", "metadata", "spec", "status")
-_NAME_HINT = "lower case letters, digits and hyphens, at most 63, starting and ending with no hyphen"
+_NAME_HINT = (
+    "lower case letters, digits and hyphens, at most 63, starting and ending with no hyphen"
+)
 _TYPES = {
     dict: "a mapping",
     list: "a list",
@@ -131,7 +133,9 @@ def _check_kind(
 def _check_metadata(raw: Any, kind: Kind | None) -> list[Problem]:
     if not isinstance(raw, Mapping):
         return [
-            Problem(path="metadata", message="is missing or not a mapping", hint="set metadata.name")
+            Problem(
+                path="metadata", message="is missing or not a mapping", hint="set metadata.name"
+            )
         ]
     fields = tuple(field.encode_name for field in msgspec.structs.fields(Metadata))
     problems = [
@@ -188,7 +192,7 @@ def check_labels(path: str, raw: Any) -> list[Problem]:
                 Problem(
                     path=path,
                     message=f"{_quoted(key)} is not a label key",
-                    hint="letters, digits, '-', '_' and '.', with an optional prefix like example.org/",
+                    hint="letters, digits, '-', '_', '.', with an optional prefix as example.org/",
                 )
             )
         if not isinstance(value, str) or (
@@ -234,23 +238,25 @@ def _problems_of(error: jsonschema.ValidationError, *, quote: bool) -> Iterator[
     path = _path(error.absolute_path)
     shown = _quoted(error.instance) if quote else "the value"
     wanted: Any = error.validator_value
+    schema: Any = error.schema
+    instance: Any = error.instance
     match error.validator:
         case "additionalProperties":
-            known = tuple(error.schema.get("properties", {}))
-            for key in error.instance:
+            known = tuple(schema.get("properties", {}))
+            for key in instance:
                 if key not in known:
                     place = f"{path}.{key}" if path else str(key)
                     yield Problem(path=place, message="unknown field", hint=_nearest(key, known))
         case "required":
             for key in wanted:
-                if key not in error.instance:
+                if key not in instance:
                     place = f"{path}.{key}" if path else str(key)
                     yield Problem(path=place, message="is missing")
         case "anyOf":
             yield _best_of(error, path, quote=quote)
         case "type":
             kinds = wanted if isinstance(wanted, list) else [wanted]
-            words = " or ".join(_SCHEMA_TYPES.get(item, item) for item in kinds)
+            words = " or ".join(_SCHEMA_TYPES.get(item, str(item)) for item in kinds)
             yield Problem(path=path, message=f"must be {words}, is {_kind_of(error.instance)}")
         case "enum":
             choices = ", ".join(str(item) for item in wanted)

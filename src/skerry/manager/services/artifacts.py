@@ -5,14 +5,15 @@ An artifact never changes what it names: another digest is another artifact.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 
 import msgspec
 
 from skerry.lib.errors import SkerryError
-from skerry.manager.services.centre import Caller, Centre
+from skerry.manager.services.centre import Caller, Centre, audit, event
 from skerry.manager.services.draft import Draft, Ending
-from skerry.manager.store.protocol import AnyResource, Query
+from skerry.manager.store.protocol import AnyResource, Conflict, Put, Query, WriteSet
 from skerry.model.artifact import ArtifactRef
 from skerry.model.kinds import ArtifactSpec, ArtifactStatus
 from skerry.model.meta import Condition
@@ -37,11 +38,11 @@ def reference(resource: AnyResource) -> ArtifactRef:
 
 async def find(centre: Centre, wanted: str) -> tuple[ArtifactRef, ...]:
     """Artifacts that a layer means by a name: that one, or NAME-ARCHITECTURE of each kind."""
-    found: list[ArtifactRef] = []
-    for item in await everything(centre):
-        if item.name in (wanted, f"{wanted}-{item.spec.architecture}"):
-            found.append(reference(item))
-    return tuple(found)
+    return tuple(
+        reference(item)
+        for item in await everything(centre)
+        if item.name in (wanted, f"{wanted}-{item.spec.architecture}")
+    )
 
 
 async def kubernetes(centre: Centre, version: str, architecture: str) -> AnyResource | None:
@@ -109,9 +110,7 @@ def examine(centre: Centre, resource: AnyResource) -> tuple[ArtifactStatus, list
         try:
             _check_signature(centre, resource)
         except SkerryError as exc:
-            problems.append(
-                Problem(path="spec.envelopeDigest", message=exc.message, hint=exc.hint)
-            )
+            problems.append(Problem(path="spec.envelopeDigest", message=exc.message, hint=exc.hint))
     else:
         missing.append(spec.envelope_digest)
     members: tuple[str, ...] = ()
@@ -130,6 +129,26 @@ def examine(centre: Centre, resource: AnyResource) -> tuple[ArtifactStatus, list
         since=_since(resource, complete=complete, now=centre.clock.now()),
     )
     return ArtifactStatus(blobs=members, complete=complete, conditions=(condition,)), problems
+
+
+async def recheck(centre: Centre, caller: Caller, digest: str) -> None:
+    """Look again at artifacts that were not complete, after a blob arrived."""
+    for item in await everything(centre):
+        if item.status.complete:
+            continue
+        status, problems = examine(centre, item)
+        if problems or status == item.status:
+            continue
+        changed = msgspec.structs.replace(item, status=status)
+        message = "is complete" if status.complete else "got another blob"
+        with contextlib.suppress(Conflict):  # somebody else looked at the same time
+            await centre.store.commit(
+                WriteSet(
+                    puts=(Put(changed, item.metadata.revision),),
+                    events=(event(centre, item, "Uploaded", message),),
+                    audits=(audit(centre, caller, "upload", item, digest),),
+                )
+            )
 
 
 def _since(resource: AnyResource, *, complete: bool, now: datetime) -> datetime | None:

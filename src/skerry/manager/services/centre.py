@@ -22,7 +22,6 @@ from skerry.manager.store.protocol import Audit, Conflict, Event, Store
 from skerry.model.meta import Resource
 
 
-
 class NotPermitted(SkerryError):
     """The caller may not do this."""
 
@@ -52,12 +51,18 @@ INTERNAL = Caller(SYSTEM, "manager")
 
 @dataclass
 class Live:
-    """In memory only. `contacts` is the last sync by host uid, `unflushed` those not on disk."""
+    """In memory only. `contacts` is the last sync by host uid, `unflushed` those not on disk.
+
+    `denials` holds (reason, message) by key fingerprint, so that a host whose token was refused
+    keeps hearing why; `assignments` caches what is stored by host uid.
+    """
 
     contacts: dict[str, datetime] = field(default_factory=dict)
     unflushed: set[str] = field(default_factory=set)
     counters: dict[str, int] = field(default_factory=dict)
     wakers: dict[str, anyio.Event] = field(default_factory=dict)
+    denials: dict[str, tuple[str, str]] = field(default_factory=dict)
+    assignments: dict[str, Any] = field(default_factory=dict)
 
     def seen(self, uid: str, at: datetime) -> None:
         self.contacts[uid] = at

@@ -41,29 +41,11 @@ def role_of(spec: ClusterSpec, host: str) -> str:
 
 async def members(centre: Centre, cluster: AnyResource) -> list[AnyResource]:
     """Hosts that belong to the cluster or still carry something of it."""
-    found = [
-        item
-        for item in await hosts_of_project(centre, cluster.project)
-        if cluster_of(item) == cluster.name
-    ]
+    page = await centre.store.list(
+        Query("Host", cluster.project, fields={"metadata.finalizers": f"{MARK}{cluster.name}"})
+    )
     order = {name: index for index, name in enumerate(host_names(cluster.spec))}
-    return sorted(found, key=lambda item: (order.get(item.name, len(order)), item.name))
-
-
-async def hosts_of_project(centre: Centre, project: str) -> list[AnyResource]:
-    """Hosts that are in some cluster."""
-    items: list[AnyResource] = []
-    after = ""
-    while True:
-        page = await centre.store.list(
-            Query(
-                "Host", project, fields={"status.phase": "InUse"}, limit=1000, after=after
-            )
-        )
-        items += page.items
-        after = page.after
-        if not after:
-            return items
+    return sorted(page.items, key=lambda item: (order.get(item.name, len(order)), item.name))
 
 
 async def prepare(
@@ -188,9 +170,7 @@ def _pool_problems(spec: ClusterSpec) -> list[Problem]:
     return problems
 
 
-async def _hosts(
-    centre: Centre, cluster: AnyResource
-) -> tuple[list[AnyResource], list[Problem]]:
+async def _hosts(centre: Centre, cluster: AnyResource) -> tuple[list[AnyResource], list[Problem]]:
     found: list[AnyResource] = []
     problems: list[Problem] = []
     for index, pool in enumerate(cluster.spec.pools):

@@ -167,8 +167,7 @@ async def patch(
             {
                 "kind": kind.name,
                 "metadata": {
-                    key: document["metadata"].get(key)
-                    for key in ("name", "labels", "annotations")
+                    key: document["metadata"].get(key) for key in ("name", "labels", "annotations")
                 },
                 "spec": document["spec"],
             },
@@ -258,11 +257,16 @@ def _admitted(raw: Any, kind: Kind | None, place: tuple[str, str] | None) -> Any
     problems = []
     if place is not None and found.project != place[0]:
         problems.append(
-            Problem(path="metadata.project", message=f"is {found.project!r}, the address says {place[0]!r}")
+            Problem(
+                path="metadata.project",
+                message=f"is {found.project!r}, the address says {place[0]!r}",
+            )
         )
     if place is not None and found.name != place[1]:
         problems.append(
-            Problem(path="metadata.name", message=f"is {found.name!r}, the address says {place[1]!r}")
+            Problem(
+                path="metadata.name", message=f"is {found.name!r}, the address says {place[1]!r}"
+            )
         )
     if problems:
         raise DocumentInvalid(found.kind, problems)
@@ -301,7 +305,11 @@ async def _draft(
         if old.metadata.deleted_at is not None:
             raise DocumentInvalid(
                 f"{old.kind} {old.name}",
-                [Problem(path="metadata", message="is being deleted", hint="wait until it is gone")],
+                [
+                    Problem(
+                        path="metadata", message="is being deleted", hint="wait until it is gone"
+                    )
+                ],
             )
         metadata = msgspec.structs.replace(
             old.metadata,

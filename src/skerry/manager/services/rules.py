@@ -75,9 +75,7 @@ async def _site_problems(centre: Centre, new: AnyResource) -> list[Problem]:
     return []
 
 
-async def _site(
-    centre: Centre, caller: Caller, old: AnyResource | None, new: AnyResource
-) -> Draft:
+async def _site(centre: Centre, caller: Caller, old: AnyResource | None, new: AnyResource) -> Draft:
     if new.spec.time_zone in available_timezones():
         return Draft(new)
     problem = Problem(
@@ -113,9 +111,7 @@ async def _unless_used(centre: Centre, query: Query, what: str) -> Ending:
     return Ending(problems=(Problem(path="metadata", message=f"{page.total} {what} still use it"),))
 
 
-async def _role(
-    centre: Centre, caller: Caller, old: AnyResource | None, new: AnyResource
-) -> Draft:
+async def _role(centre: Centre, caller: Caller, old: AnyResource | None, new: AnyResource) -> Draft:
     if new.name in BUILT_IN and new.spec.rules != BUILT_IN[new.name]:
         problem = Problem(
             path="spec.rules",

@@ -33,7 +33,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # no stubs
             raise yaml.composer.ComposerError(None, None, "aliases are not supported", mark)
         return super().compose_node(parent, index)
 
@@ -258,7 +258,7 @@ def _manifest_problems(text: str) -> list[Problem]:
         return []
     problems: list[Problem] = []
     try:
-        for index, item in enumerate(yaml.load_all(text, Loader=_PlainLoader)):  # noqa: S506 - safe
+        for index, item in enumerate(yaml.load_all(text, Loader=_PlainLoader)):
             if item is None:
                 continue
             if not isinstance(item, Mapping) or not item.get("apiVersion") or not item.get("kind"):

@@ -17,16 +17,17 @@ import msgspec
 
 from skerry.manager.services import install
 from skerry.manager.services.admission import check_labels
-from skerry.manager.services.centre import Caller, Centre
+from skerry.manager.services.centre import Caller, Centre, audit, event, require
 from skerry.manager.services.draft import Draft
-from skerry.manager.store.protocol import AnyResource
+from skerry.manager.services.present import shown
+from skerry.manager.store.protocol import AnyResource, Conflict, Put, WriteSet
 from skerry.model.kinds import HostClaimSpec, RegistrationTokenSpec
 from skerry.model.problems import Problem
 
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _JUNK = re.compile(
     r"(0+|f+|x+|none|n/?a|unknown|default( string)?|not (specified|applicable|available|set).*"
-    r"|to be filled.*|system serial number|chassis serial number|serial|0?123456789.*|empty|-+|\.+)",
+    r"|to be filled.*|(system|chassis) serial number|serial|0?123456789.*|empty|-+|\.+)",
     re.IGNORECASE,
 )
 
@@ -79,6 +80,28 @@ async def prepare_token(
         new, status=msgspec.structs.replace(new.status, secret_hash=hash_secret(secret))
     )
     return Draft(new, once={"secret": secret, "install": install.install_line(centre, secret)})
+
+
+async def revoke(centre: Centre, caller: Caller, project: str, name: str) -> AnyResource:
+    """Make a token useless at once. Hosts that it let in stay."""
+    require(caller, "revoke", "RegistrationToken", project)
+    for _ in range(8):
+        token = await centre.store.get("RegistrationToken", project, name)
+        if token.spec.revoked:
+            break
+        spec = msgspec.structs.replace(token.spec, revoked=True)
+        try:
+            await centre.store.commit(
+                WriteSet(
+                    puts=(Put(msgspec.structs.replace(token, spec=spec), token.metadata.revision),),
+                    events=(event(centre, token, "Revoked", f"by {caller.name}"),),
+                    audits=(audit(centre, caller, "revoke", token),),
+                )
+            )
+        except Conflict:
+            continue
+        break
+    return await shown(centre, await centre.store.get("RegistrationToken", project, name))
 
 
 async def prepare_claim(

@@ -88,9 +88,10 @@ def reindex() -> Steps[bool]:
     if rows and rows[0][0] == index_mark():
         return False
     yield Call(sql.TERMS_CLEAR)
-    uid = ""
-    while rows := (yield Call(sql.OBJECTS_ALL, {"uid": uid, "limit": 500})):
-        for uid, kind, body in rows:
+    last = ""
+    while rows := (yield Call(sql.OBJECTS_ALL, {"uid": last, "limit": 500})):
+        last = rows[-1][0]
+        for _uid, kind, body in rows:
             resource = decode(kind, body)
             for path, value in sorted(terms_of(resource)):
                 yield Call(sql.TERM_ADD, {**_key(resource), "path": path, "value": value})
@@ -119,9 +120,7 @@ def _put(put: Put, revision: int) -> Steps[AnyResource]:
         if resource.uid and (taken := (yield Call(sql.UID_OWNER, {"uid": uid}))):
             raise Conflict(f"uid {uid!r} of {_shown(resource)} belongs to {'/'.join(taken[0])}")
         fresh = _stamped(resource, uid=uid, revision=revision, generation=1)
-        yield Call(
-            sql.OBJECT_ADD, {**key, "uid": uid, "revision": revision, "body": encode(fresh)}
-        )
+        yield Call(sql.OBJECT_ADD, {**key, "uid": uid, "revision": revision, "body": encode(fresh)})
     else:
         if old is None:
             raise NotFound(f"{_shown(resource)} does not exist any more")
@@ -135,9 +134,7 @@ def _put(put: Put, revision: int) -> Steps[AnyResource]:
             generation=old.metadata.generation + int(resource.spec != old.spec),
             created_at=resource.metadata.created_at or old.metadata.created_at,
         )
-        yield Call(
-            sql.OBJECT_REPLACE, {**key, "to_revision": revision, "to_body": encode(fresh)}
-        )
+        yield Call(sql.OBJECT_REPLACE, {**key, "to_revision": revision, "to_body": encode(fresh)})
     yield from _index(old, fresh)
     yield _change(fresh, revision, deleted=False)
     return fresh

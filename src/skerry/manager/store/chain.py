@@ -37,9 +37,7 @@ def audit_hash(sequence: int, audit: Audit, previous_hash: str) -> str:
     }
     at = msgspec.to_builtins(audit.at.astimezone(UTC))
     return sha256(
-        canonical_json(
-            {"sequence": sequence, "at": at, "previous_hash": previous_hash, **fields}
-        )
+        canonical_json({"sequence": sequence, "at": at, "previous_hash": previous_hash, **fields})
     )
 
 

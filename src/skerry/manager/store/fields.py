@@ -25,6 +25,7 @@ INDEXED: dict[str, tuple[str, ...]] = {
     "Cluster": ("status.phase", "spec.pools.hosts", "spec.profiles.name"),
     "ClusterProfile": ("status.revisions.digest",),
     "Host": (
+        "metadata.finalizers",
         "spec.approval",
         "spec.site",
         "status.fingerprint",
@@ -87,9 +88,7 @@ def find_field(kind: str, path: str) -> FieldPath:
 
 def terms_of(resource: AnyResource) -> set[Term]:
     """Every (path, value) under which the object is found."""
-    terms = {
-        (LABEL + key, term_value(value)) for key, value in resource.metadata.labels.items()
-    }
+    terms = {(LABEL + key, term_value(value)) for key, value in resource.metadata.labels.items()}
     for path in INDEXED.get(resource.kind, ()):
         field = find_field(resource.kind, path)
         terms.update((path, term_value(text)) for text in field.texts(resource))

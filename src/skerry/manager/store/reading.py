@@ -161,17 +161,17 @@ def _plan(query: Query) -> _Plan:
         where.append(_o.project == query.project)
     for requirement in parse_selector(query.labels).requirements:
         if requirement.operator in (Operator.GREATER, Operator.LESS):
-            where.append(_has_term(LABEL + requirement.key))
+            where.append(_has_term(query.kind, LABEL + requirement.key))
             requirements.append(requirement)
         else:
-            where.append(_label_condition(requirement))
+            where.append(_label_condition(query.kind, requirement))
     for path, wanted in query.fields.items():
         if path in _COLUMNS:
             where.append(_COLUMNS[path] == wanted)
             continue
         field = find_field(query.kind, path)
         if path in INDEXED.get(query.kind, ()):
-            where.append(_has_term(path, (wanted,)))
+            where.append(_has_term(query.kind, path, (wanted,)))
         else:
             fields.append((field, wanted))
     if query.search:
@@ -179,17 +179,19 @@ def _plan(query: Query) -> _Plan:
     return _Plan(tuple(where), tuple(fields), tuple(requirements))
 
 
-def _label_condition(requirement: Requirement) -> ColumnElement[bool]:
-    found = _has_term(LABEL + requirement.key, requirement.values)
+def _label_condition(kind: str, requirement: Requirement) -> ColumnElement[bool]:
+    found = _has_term(kind, LABEL + requirement.key, requirement.values)
     negative = requirement.operator in (Operator.NOT_IN, Operator.NOT_EXISTS)
     return ~found if negative else found
 
 
-def _has_term(path: str, among: Sequence[str] = ()) -> ColumnElement[bool]:
-    conditions: list[ColumnElement[bool]] = [_t.path == path]
-    if among:
-        conditions.append(_t.value.in_([term_value(text) for text in among]))
-    return _term_exists(and_(*conditions))
+def _has_term(kind: str, path: str, among: Sequence[str] = ()) -> ColumnElement[bool]:
+    if not among:
+        return _term_exists(_t.path == path)
+    # A subquery on its own, so that a rare value is found from the index and not row by row.
+    wanted = _t.value.in_([term_value(text) for text in among])
+    found = select(_t.project, _t.name).where(_t.kind == kind, _t.path == path, wanted)
+    return tuple_(_o.project, _o.name).in_(found)
 
 
 def _found_by(search: str) -> ColumnElement[bool]:
@@ -268,10 +270,7 @@ def events(
         statement = statement.where(_e.sequence < after)
     rows = yield Call(Statement(statement))
     names = [column.name for column in EVENTS.columns]
-    return [
-        StoredEvent(sequence=row[0], event=Event(**_record(names, row)))
-        for row in rows
-    ]
+    return [StoredEvent(sequence=row[0], event=Event(**_record(names, row))) for row in rows]
 
 
 def audits(after: int, limit: int) -> Steps[Sequence[StoredAudit]]:

@@ -7,7 +7,6 @@ for those of others by polling, so a lost wake-up delays it and never loses a ch
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -136,8 +135,7 @@ class SqlStore:
 
     async def close(self) -> None:
         """Ends after the writes under way; watches end with StoreUnavailable."""
-        with contextlib.suppress(RuntimeError):  # closing may happen outside of any event loop's life
-            self._wake()
+        self._wake()
         await self.database.close()
 
     def _wake(self) -> None:

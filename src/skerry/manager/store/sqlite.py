@@ -12,8 +12,8 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 from sqlalchemy import create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from skerry.lib.errors import NotAllowedHere
@@ -116,7 +117,7 @@ class SqliteDatabase:
     def _export(self, target: Path) -> None:
         try:
             with closing(connect(self._path, self._busy_timeout_s, read_only=True)) as source:
-                copy_to_file(source.backup, target)
+                copy_database(source, target)
         except (sqlite3.Error, OSError) as exc:
             raise unavailable(target, exc) from exc
 
@@ -124,19 +125,17 @@ class SqliteDatabase:
 
     def _write_loop(self) -> None:
         with closing(self._connection):
-            while True:
-                job = self._jobs.get()
-                group: list[_Job] = []
-                while job is not None and len(group) < MAX_GROUP:
-                    group.append(job)
-                    if self._jobs.empty():
-                        break
-                    job = self._jobs.get()
+            ended = False
+            while not ended:
+                waiting = [self._jobs.get()]
+                # Whoever came while the last group was made durable goes together.
+                while len(waiting) < MAX_GROUP and not self._jobs.empty():
+                    waiting.append(self._jobs.get())
+                ended = None in waiting
+                group = [job for job in waiting if job is not None]
                 if group:
                     self._commit(group)
                     _answer(group)
-                if job is None:
-                    return
 
     def _commit(self, group: list[_Job]) -> None:
         connection = self._connection
@@ -241,10 +240,9 @@ def open_sqlite(path: Path, *, busy_timeout_s: float = 30.0) -> SqliteDatabase:
             hint="use a newer Python build, or PostgreSQL with --database",
         )
     try:
-        # Made here and not by SQLite, so that nobody else can read it from the first byte on.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        create_private(path)
+        migrate_file(path, busy_timeout_s=busy_timeout_s)
         with closing(connect(path, busy_timeout_s)) as connection:
-            _migrate(path, busy_timeout_s)
             connection.execute("BEGIN IMMEDIATE")
             drive(connection, apply.reindex())
             connection.execute("COMMIT")
@@ -253,37 +251,49 @@ def open_sqlite(path: Path, *, busy_timeout_s: float = 30.0) -> SqliteDatabase:
         raise unavailable(path, exc) from exc
 
 
-def _migrate(path: Path, busy_timeout_s: float) -> None:
+def migrate_file(path: Path, *, busy_timeout_s: float = 30.0) -> None:
+    """Bring a file to the newest schema. Raises StoreUnavailable, StoreTooNew."""
     engine = create_engine(
         "sqlite+pysqlite://",
         creator=partial(connect, path, busy_timeout_s),
         poolclass=NullPool,
     )
-
     # One writer at a time from the first look at the schema on, also between processes.
     event.listen(engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN IMMEDIATE"))
     try:
         with engine.begin() as connection:
             migrate(connection)
+    except SQLAlchemyError as exc:
+        raise unavailable(path, exc) from exc
     finally:
         engine.dispose()
 
 
-def copy_to_file(copy: Callable[[sqlite3.Connection], object], target: Path) -> None:
-    """Let `copy` fill a new database file and put it in place whole, durable and private."""
+def copy_database(source: sqlite3.Connection, target: Path) -> None:
+    """One consistent copy in one file without companions, so that it can be moved about."""
+    with new_file(target) as path, closing(sqlite3.connect(path, isolation_level=None)) as into:
+        source.backup(into)
+        into.execute("PRAGMA journal_mode=DELETE").fetchall()
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """A place to write a new file to; put in place whole, durable and private at the end."""
     partial_path = target.with_name(target.name + ".partial")
     partial_path.unlink(missing_ok=True)
-    os.close(os.open(partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    create_private(partial_path)
     try:
-        with closing(sqlite3.connect(partial_path, isolation_level=None)) as into:
-            copy(into)
-            # One file without companions, so that it can be moved about.
-            into.execute("PRAGMA journal_mode=DELETE").fetchall()
+        yield partial_path
         _fsync(partial_path)
         partial_path.replace(target)
         _fsync(target.parent)
     finally:
         partial_path.unlink(missing_ok=True)
+
+
+def create_private(path: Path) -> None:
+    """Make sure the file is there, from its first byte on readable by its owner only."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _fsync(path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, delete, func, insert, or_, select, update
+from typing import Any
+
+from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy.sql.base import Executable
 
 from skerry.manager.store.steps import Insert, Statement
 from skerry.manager.store.tables import (
@@ -42,17 +45,18 @@ RAISE_SEQUENCE = Statement(
 META_GET = Statement(select(META.c.value).where(META.c.key == bindparam("k")))
 
 
-def _meta_set(dialect_insert: Insert) -> object:
-    return (
+def _meta_set(dialect_insert: Insert) -> Executable:
+    statement: Executable = (
         dialect_insert(META)
         .values(key=bindparam("k"), value=bindparam("v"))
         .on_conflict_do_update(index_elements=["key"], set_={"value": bindparam("v")})
     )
+    return statement
 
 
-def _take(dialect_insert: Insert) -> object:
+def _take(dialect_insert: Insert) -> Executable:
     # One guarded statement: inserts the first use, or counts one more while below the limit.
-    return (
+    statement: Executable = (
         dialect_insert(COUNTERS)
         .values(name=bindparam("counter"), value=1)
         .on_conflict_do_update(
@@ -62,6 +66,7 @@ def _take(dialect_insert: Insert) -> object:
         )
         .returning(COUNTERS.c.value)
     )
+    return statement
 
 
 META_SET = Statement(_meta_set)
@@ -74,9 +79,7 @@ OBJECT = Statement(select(_o.body).where(_THE_OBJECT))
 OBJECT_BY_UID = Statement(
     select(_o.body).where(_o.uid == bindparam("uid"), _o.kind == bindparam("kind"))
 )
-UID_OWNER = Statement(
-    select(_o.kind, _o.project, _o.name).where(_o.uid == bindparam("uid"))
-)
+UID_OWNER = Statement(select(_o.kind, _o.project, _o.name).where(_o.uid == bindparam("uid")))
 OBJECT_ADD = Statement(
     insert(OBJECTS).values({column.name: bindparam(column.name) for column in OBJECTS.columns})
 )
@@ -120,9 +123,7 @@ CHANGES_PRUNE = Statement(delete(CHANGES).where(_c.revision <= bindparam("to")))
 _NOT_EXPIRED = or_(_v.expires_at.is_(None), _v.expires_at > bindparam("now"))
 
 VALUE = Statement(
-    select(_v.value).where(
-        _v.space == bindparam("space"), _v.key == bindparam("key"), _NOT_EXPIRED
-    )
+    select(_v.value).where(_v.space == bindparam("space"), _v.key == bindparam("key"), _NOT_EXPIRED)
 )
 VALUES_OF = Statement(
     select(_v.key, _v.value).where(_v.space == bindparam("space"), _NOT_EXPIRED).order_by(_v.key)
@@ -133,13 +134,14 @@ VALUE_REMOVE = Statement(
 VALUES_EXPIRE = Statement(delete(VALUES).where(_v.expires_at <= bindparam("now")))
 
 
-def _value_set(dialect_insert: Insert) -> object:
-    fresh = {"value": bindparam("value"), "expires_at": bindparam("expires_at")}
-    return (
+def _value_set(dialect_insert: Insert) -> Executable:
+    fresh: dict[str, Any] = {"value": bindparam("value"), "expires_at": bindparam("expires_at")}
+    statement: Executable = (
         dialect_insert(VALUES)
         .values(space=bindparam("space"), key=bindparam("key"), **fresh)
         .on_conflict_do_update(index_elements=["space", "key"], set_=fresh)
     )
+    return statement
 
 
 VALUE_SET = Statement(_value_set)
@@ -162,4 +164,3 @@ AUDITS_AFTER = Statement(
     .order_by(_a.sequence)
     .limit(bindparam("limit"))
 )
-COUNT_OBJECTS = Statement(select(func.count()).select_from(OBJECTS))

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 Rows = Sequence[Sequence[Any]]
 
-_SQLITE: Dialect = sqlite.dialect()  # type: ignore[no-untyped-call]  # untyped in SQLAlchemy
+_SQLITE: Dialect = sqlite.dialect()
 _POSTGRES: Dialect = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]  # as above
 
 # `insert` with ON CONFLICT exists per dialect with the same methods; statements that need it take

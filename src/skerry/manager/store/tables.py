@@ -46,11 +46,12 @@ TERMS = Table(
     "terms",
     METADATA,
     Column("kind", _TEXT, primary_key=True),
-    Column("path", _TEXT, primary_key=True),
-    Column("value", _TEXT, primary_key=True),
     Column("project", _TEXT, primary_key=True),
     Column("name", _TEXT, primary_key=True),
-    Index("terms_object", "kind", "project", "name"),
+    Column("path", _TEXT, primary_key=True),
+    Column("value", _TEXT, primary_key=True),
+    Index("terms_lookup", "kind", "path", "value", "project", "name"),
+    sqlite_with_rowid=False,
 )
 
 CHANGES = Table(

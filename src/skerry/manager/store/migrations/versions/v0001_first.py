@@ -46,9 +46,11 @@ def upgrade() -> None:
     )
     op.create_index("objects_uid", "objects", ["uid"], unique=True)
     op.create_table(
-        "terms", _key("kind"), _key("path"), _key("value"), _key("project"), _key("name")
+        "terms",
+        *map(_key, ("kind", "project", "name", "path", "value")),
+        sqlite_with_rowid=False,
     )
-    op.create_index("terms_object", "terms", ["kind", "project", "name"])
+    op.create_index("terms_lookup", "terms", ["kind", "path", "value", "project", "name"])
     op.create_table(
         "changes",
         _count("revision"),

@@ -1,0 +1,28 @@
+"""Leaving a host without trace: the cluster first, then the agent itself.
+
+The order makes it repeatable: as long as anything of the cluster is left, the agent's own files
+are too, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+from skerry.agent import paths
+from skerry.agent.kube.engine import KubeEngine
+from skerry.lib.files import Root
+from skerry.lib.proc import Runner
+from skerry.plan.steps import Reset
+
+UNIT = "skerry-agent.service"
+INSTALLED = "/opt/skerry"
+COMMAND = "/usr/local/bin/skerry-agent"
+
+
+async def remove_agent(root: Root, runner: Runner, engine: KubeEngine) -> None:
+    """Stop the agent, reset what it made, and remove its files. Raises SkerryError."""
+    await runner.run(["systemctl", "disable", "--now", UNIT], timeout_s=120, check=False)
+    await engine.perform(Reset(), None)
+    root.remove(f"/etc/systemd/system/{UNIT}")
+    await runner.run(["systemctl", "daemon-reload"], timeout_s=60, check=False)
+    root.remove(COMMAND)
+    root.remove(paths.STATE)
+    root.remove(INSTALLED)

@@ -1,0 +1,72 @@
+"""The host's status for a tired person at three in the morning: one cause, one next action.
+
+The words come from the same table that the centre uses.
+"""
+
+from __future__ import annotations
+
+from skerry.agent.sync import LocalStatus
+from skerry.model.reasons import why
+
+_CODE_HINT = "compare this code with the one that the manager shows, then approve there"
+
+
+def status_text(status: LocalStatus) -> str:
+    """Several lines, widest column first; no colour."""
+    report = status.report
+    rows = [
+        ("host", status.host_name or "(no name yet)"),
+        ("manager", status.manager),
+        ("state", _state(status)),
+        ("fingerprint", status.fingerprint[:16]),
+    ]
+    if status.registration_code and status.identity_state == "pending":
+        rows.append(("code", f"{status.registration_code}  ({_CODE_HINT})"))
+    if report is not None:
+        kubernetes = report.kubernetes
+        if kubernetes.cluster:
+            rows.append(("cluster", kubernetes.cluster))
+            rows.append(
+                ("kubernetes", f"{kubernetes.release or '-'}  kubelet {kubernetes.kubelet_version}")
+            )
+            rows += [
+                ("layer", f"{layer.name}  {'ready' if layer.ready else layer.message or 'waiting'}")
+                for layer in kubernetes.layers
+            ]
+        if report.progress is not None:
+            done = report.progress
+            rows.append(
+                ("doing", f"{done.operation}: {done.step} ({done.index + 1} of {done.total})")
+            )
+        rows.append(("addresses", ", ".join(report.addresses) or "-"))
+    rows.append(("epoch", f"{status.acknowledged_epoch} of {status.have_epoch}"))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    return "\n".join([*lines, "", *_cause(status)])
+
+
+def _state(status: LocalStatus) -> str:
+    return {
+        "new": "registering",
+        "pending": "waiting for approval",
+        "approved": "registered",
+        "denied": "denied",
+        "revoked": "revoked",
+    }.get(status.identity_state, status.identity_state)
+
+
+def _cause(status: LocalStatus) -> list[str]:
+    cause = why(
+        status.conditions,
+        {
+            "host": status.host_name,
+            "code": status.registration_code,
+            "cluster": status.report.kubernetes.cluster if status.report else "",
+        },
+    )
+    lines = [cause.title]
+    if cause.message:
+        lines.append(f"  why   {cause.message}")
+    if cause.next_action:
+        lines.append(f"  next  {cause.next_action}")
+    return lines

@@ -1,0 +1,128 @@
+"""In which state something is, in one word and one tone. Pure.
+
+A tone is a shape and a colour in the design system: good, busy, wait (for a person), quiet
+(disconnected is a normal state, not an alarm), bad, off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from skerry.console.inside import AnyResource
+from skerry.model.kinds import Approval, ClusterPhase, ClusterSpec, HostStatus
+from skerry.model.meta import Condition
+from skerry.model.reasons import REASONS, Cause, Severity, is_unhappy, why
+
+TONES: dict[str, str] = {
+    Severity.QUIET.value: "quiet",
+    Severity.WORKING.value: "busy",
+    Severity.WAITING.value: "wait",
+    Severity.ERROR.value: "bad",
+}
+_CLUSTER = "cluster/"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a badge shows. `more` is a few words beside it."""
+
+    tone: str
+    word: str
+    more: str = ""
+
+
+def host_state(host: AnyResource) -> State:
+    """The state of a host as lists show it: the tone of its one cause."""
+    status: HostStatus = host.status
+    if host.metadata.deleted_at is not None:
+        return State("busy", "Leaving")
+    if host.spec.revoked:
+        return State("off", "Revoked")
+    if host.spec.approval is Approval.DENIED:
+        return State("off", "Denied")
+    cause = host_cause(host)
+    if host.spec.approval is Approval.PENDING:
+        return State("wait", "Waits for approval")
+    if cause.severity == Severity.ERROR:
+        return State("bad", "Needs attention", cause.title)
+    if cause.severity == Severity.WAITING:
+        return State("wait", "Waits for a person", cause.title)
+    if cause.reason and cause.severity == Severity.QUIET:
+        return State("quiet", "Offline")
+    if status.progress is not None:
+        number = min(status.progress.index + 1, status.progress.total)
+        return State("busy", "Working", f"step {number} of {status.progress.total}")
+    if cause.reason:
+        return State("busy", "Working", cause.title)
+    if status.desired.digest and status.desired.digest != status.acknowledged.digest:
+        return State("busy", "Changing")
+    return State("good", "In sync" if cluster_of(host) else "Free")
+
+
+def host_cause(host: AnyResource, cluster: AnyResource | None = None) -> Cause:
+    """The one cause of a host's state, with the same words as everywhere else."""
+    status: HostStatus = host.status
+    conditions = list(status.conditions)
+    if cluster is not None:
+        conditions += cluster.status.conditions
+    facts = {
+        "host": host.name,
+        "project": host.project,
+        "cluster": cluster_of(host),
+        "code": status.registration_code,
+        "version": status.kubernetes.release,
+        "serial": status.inventory.serial,
+    }
+    return why(conditions, facts)
+
+
+def condition_tone(condition: Condition) -> str:
+    """How a condition looks in a list."""
+    if not is_unhappy(condition):
+        return "good"
+    row = REASONS.get(condition.reason)
+    return TONES.get(row.severity, "bad") if row else "bad"
+
+
+def cluster_cause(cluster: AnyResource) -> Cause:
+    """The one cause of a cluster's state."""
+    first = next(iter(hosts_of(cluster.spec)), "")
+    facts = {"cluster": cluster.name, "project": cluster.project, "host": first}
+    return why(cluster.status.conditions, facts)
+
+
+def cluster_state(cluster: AnyResource) -> State:
+    """The state of a cluster."""
+    if cluster.metadata.deleted_at is not None:
+        return State("busy", "Deleting")
+    phase: ClusterPhase = cluster.status.phase
+    tone = {
+        ClusterPhase.RUNNING: "good",
+        ClusterPhase.DEGRADED: "bad",
+        ClusterPhase.PENDING: "wait",
+    }.get(phase, "busy")
+    return State(tone, phase.value)
+
+
+def token_state(token: AnyResource, now: datetime) -> State:
+    """The state of a registration token."""
+    spec = token.spec
+    if spec.revoked:
+        return State("off", "Revoked")
+    if spec.expires_at is not None and spec.expires_at <= now:
+        return State("off", "Expired")
+    if spec.maximum_uses is not None and token.status.uses >= spec.maximum_uses:
+        return State("off", "Used up")
+    return State("good", "Usable")
+
+
+def cluster_of(host: AnyResource) -> str:
+    """Name of the cluster that holds the host, or ""."""
+    marks = (item for item in host.metadata.finalizers if item.startswith(_CLUSTER))
+    return next(marks, "").removeprefix(_CLUSTER)
+
+
+def hosts_of(spec: ClusterSpec) -> list[str]:
+    """Names of a cluster's hosts."""
+    return [name for pool in spec.pools for name in pool.hosts]

@@ -1,0 +1,1 @@
+"""REST over the verbs: routes per kind, problem documents, watch streams, OpenAPI."""

@@ -1,0 +1,1 @@
+"""What hosts talk to: enrol, sync, renew, content. Every answer is signed, refusals too."""

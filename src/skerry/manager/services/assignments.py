@@ -1,0 +1,256 @@
+"""Desired state of one host: built, signed by the channel key, kept with its epoch.
+
+An assignment is issued again only when its content changed, and its epoch then grows; both are
+stored in the transaction that moves the host's desired mark. What a host may fetch is what its
+present assignment leads to, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from skerry.lib import pki
+from skerry.lib.digest import canonical_json, sha256
+from skerry.lib.errors import SkerryError
+from skerry.manager.services import artifacts, clusters, secrets, stacks
+from skerry.manager.services.centre import INTERNAL, Centre, audit, event
+from skerry.manager.store.protocol import AnyResource, NotFound, Put, SetValue, WriteSet
+from skerry.model.artifact import ArtifactRef
+from skerry.model.kinds import Approval, DesiredMark
+from skerry.model.meta import Record
+from skerry.model.profile import Revision, resolve, secret_references
+from skerry.wire import envelope as env
+from skerry.wire.messages import Assignment, ClusterAssignment, RevisionRef, SealedSecret
+
+SPACE = "assignment"
+FLOORS = "assignment-floor"
+RETRY_KEY = "skerry.dev/retry-failed"
+
+
+class Issued(Record, frozen=True, kw_only=True):
+    """The newest assignment of a host. `direct` and `manifests` are what it may fetch."""
+
+    epoch: int
+    digest: str
+    content_digest: str
+    envelope: env.Envelope
+    cluster: str = ""
+    direct: tuple[str, ...] = ()
+    manifests: tuple[str, ...] = ()
+
+
+class CannotAssign(SkerryError):
+    """Something that the assignment needs is not there. `reason` is a condition reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What an assignment says, before secrets are sealed and an epoch is given."""
+
+    cluster: ClusterAssignment | None
+    secrets: dict[str, str]
+    direct: tuple[str, ...] = ()
+    manifests: tuple[str, ...] = ()
+
+
+async def current(centre: Centre, uid: str) -> Issued | None:
+    """The newest assignment of a host."""
+    if uid not in centre.live.assignments:
+        data = await centre.store.value(SPACE, uid)
+        centre.live.assignments[uid] = msgspec.json.decode(data, type=Issued) if data else None
+    found: Issued | None = centre.live.assignments[uid]
+    return found
+
+
+async def issue(centre: Centre, host: AnyResource) -> bool:
+    """Issue an assignment if its content changed; whether it did.
+
+    Raises CannotAssign (the host keeps what it has), Conflict (the host changed meanwhile).
+    """
+    if host.spec.approval is not Approval.APPROVED or host.spec.revoked:
+        return False
+    content = await _content(centre, host)
+    content_digest = _digest(centre, host, content)
+    before = await current(centre, host.uid)
+    if before is not None and before.content_digest == content_digest:
+        return False
+    floor = await centre.store.value(FLOORS, host.uid)
+    epoch = max(
+        before.epoch if before else 0, host.status.desired.epoch, int(floor) if floor else 0
+    )
+    issued = _sign(centre, host, content, content_digest, epoch + 1)
+    mark = DesiredMark(epoch=issued.epoch, digest=issued.digest)
+    changed = msgspec.structs.replace(
+        host, status=msgspec.structs.replace(host.status, desired=mark)
+    )
+    what = f"cluster {issued.cluster}" if issued.cluster else "no cluster"
+    message = f"epoch {issued.epoch}: {what}"
+    await centre.store.commit(
+        WriteSet(
+            puts=(Put(changed, host.metadata.revision),),
+            values=(SetValue(SPACE, host.uid, msgspec.json.encode(issued)),),
+            events=(event(centre, host, "Assigned", message),),
+            audits=(audit(centre, INTERNAL, "assign", host, f"{message} {issued.digest}"),),
+        )
+    )
+    centre.live.assignments[host.uid] = issued
+    centre.live.wake(host.uid)
+    return True
+
+
+async def check(centre: Centre, host: AnyResource) -> None:
+    """Raises CannotAssign when something that the host's assignment needs is missing."""
+    await _content(centre, host)
+
+
+async def may_fetch(centre: Centre, uid: str, digest: str) -> bool:
+    """Whether the host's present assignment leads to this content."""
+    issued = await current(centre, uid)
+    if issued is None:
+        return False
+    if digest in issued.direct or digest in issued.manifests:
+        return True
+    for manifest in issued.manifests:
+        if centre.blobs.has(manifest) and digest in centre.blobs.members(manifest):
+            return True
+    return False
+
+
+async def _content(centre: Centre, host: AnyResource) -> _Content:
+    name = clusters.cluster_of(host)
+    if not name:
+        return _Content(None, {})
+    try:
+        cluster = await centre.store.get("Cluster", host.project, name)
+    except NotFound:
+        return _Content(None, {})
+    role = clusters.role_of(cluster.spec, host.name)
+    if cluster.metadata.deleted_at is not None or not role:
+        return _Content(None, {})
+    revisions, missing = await stacks.load_revisions(centre, host.project, cluster.spec.profiles)
+    if missing:
+        raise CannotAssign(missing[0].message, hint=missing[0].hint, reason="ProfileMissing")
+    refs = await _artifacts(centre, host, cluster, revisions)
+    opened = await _secrets(centre, host.project, revisions)
+    part = ClusterAssignment(
+        name=cluster.name,
+        uid=cluster.uid,
+        role=role,
+        revisions=tuple(
+            RevisionRef(profile=item.profile, version=item.version, digest=item.digest)
+            for item in revisions
+        ),
+        variables=dict(cluster.spec.variables),
+        artifacts=refs,
+        retry_failed=_retries(cluster),
+    )
+    return _Content(
+        part,
+        opened,
+        direct=tuple(
+            dict.fromkeys((*(r.digest for r in part.revisions), *(r.envelope_digest for r in refs)))
+        ),
+        manifests=tuple(dict.fromkeys(ref.digest for ref in refs)),
+    )
+
+
+async def _artifacts(
+    centre: Centre, host: AnyResource, cluster: AnyResource, revisions: list[Revision]
+) -> tuple[ArtifactRef, ...]:
+    architecture = host.status.inventory.architecture or "amd64"
+    layers = resolve(revisions, cluster.spec.variables)
+    kubernetes = stacks.kubernetes_of(layers)
+    version = kubernetes.version if kubernetes else ""
+    release = await artifacts.kubernetes(centre, version, architecture)
+    if release is None or not release.status.complete:
+        raise CannotAssign(
+            f"Kubernetes release {version} for {architecture} was not pushed completely",
+            hint=f"skerry release build kubernetes {version} && skerry release push",
+            reason="ArtifactMissing",
+        )
+    pinned = stacks.references_for(revisions, architecture)
+    there = {ref.name for ref in pinned}
+    for revision in revisions:
+        for ref in revision.artifacts:
+            if ref.name not in there:
+                raise CannotAssign(
+                    f"artifact {ref.name} is for {ref.architecture} only, host {host.name} is"
+                    f" {architecture}",
+                    hint=f"push {ref.name} for {architecture} and raise the profile's version",
+                    reason="ArchitectureMismatch",
+                )
+    for ref in pinned:
+        missing = centre.blobs.missing(ref.digest)
+        if missing or not centre.blobs.has(ref.envelope_digest):
+            raise CannotAssign(
+                f"artifact {ref.name} is not complete here",
+                hint=f"push {ref.name} again with 'skerry release push'",
+                reason="ArtifactMissing",
+            )
+    return (artifacts.reference(release), *pinned)
+
+
+async def _secrets(centre: Centre, project: str, revisions: list[Revision]) -> dict[str, str]:
+    opened: dict[str, str] = {}
+    for reference in secret_references(revisions):
+        name, _, key = reference.partition(".")
+        try:
+            values = await secrets.read(centre, project, name)
+        except NotFound:
+            values = {}
+        if key not in values:
+            raise CannotAssign(
+                f"secret {name} has no key {key}" if values else f"there is no secret {name}",
+                hint=f"apply Secret {name} in project {project}",
+                reason="SecretMissing",
+            )
+        opened[f"secret.{reference}"] = values[key]
+    return opened
+
+
+def _digest(centre: Centre, host: AnyResource, content: _Content) -> str:
+    """Equal as long as the host would do the same. Sealing is random, so values count keyed."""
+    secret = msgspec.json.encode(content.secrets, order="sorted")
+    return sha256(
+        canonical_json(
+            {
+                "cluster": content.cluster,
+                "secrets": secrets.keyed_digest(centre.keys.secret, secret),
+                "sealing": host.status.sealing_key if content.secrets else "",
+                "channel": centre.keys.channel.keyid,
+            }
+        )
+    )
+
+
+def _sign(
+    centre: Centre, host: AnyResource, content: _Content, content_digest: str, epoch: int
+) -> Issued:
+    cluster = content.cluster
+    if cluster is not None and content.secrets:
+        receiver = pki.load_sealing_public(host.status.sealing_key)
+        sealed = tuple(
+            SealedSecret(name=name, sealed=pki.seal(value.encode(), receiver, info=name.encode()))
+            for name, value in sorted(content.secrets.items())
+        )
+        cluster = msgspec.structs.replace(cluster, secrets=sealed)
+    assignment = Assignment(
+        host_uid=host.uid, epoch=epoch, issued_at=centre.clock.now(), cluster=cluster
+    )
+    envelope = env.sign(env.ASSIGNMENT, canonical_json(assignment), [centre.keys.channel])
+    return Issued(
+        epoch=epoch,
+        digest=envelope.payload_digest,
+        content_digest=content_digest,
+        envelope=envelope,
+        cluster=cluster.name if cluster else "",
+        direct=content.direct,
+        manifests=content.manifests,
+    )
+
+
+def _retries(cluster: AnyResource) -> int:
+    text = cluster.metadata.annotations.get(RETRY_KEY, "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0

@@ -1,0 +1,481 @@
+"""A machine asks to become a host. The answer is pending, denied with a reason, or a certificate.
+
+Idempotent by the host's key. Only a secret lets a host in by itself: a token that says so, or a
+pairing key; serial, MAC and id pre-fill and wait for a person. A machine that is known under
+another key waits as well, so that nobody takes over a host silently.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from skerry.lib import pki
+from skerry.lib.errors import SkerryError
+from skerry.manager.auth.decide import Principal
+from skerry.manager.services import hosts
+from skerry.manager.services.admission import check_labels
+from skerry.manager.services.centre import Caller, Centre, Contended, audit, event
+from skerry.manager.services.present import token_counter
+from skerry.manager.services.tokens import hash_secret, is_junk
+from skerry.manager.store.protocol import (
+    AnyResource,
+    Conflict,
+    LimitReached,
+    NotFound,
+    Put,
+    Query,
+    SetValue,
+    Take,
+    WriteSet,
+)
+from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus, Inventory, Nic
+from skerry.model.meta import DEFAULT_PROJECT, Metadata, Resource
+from skerry.wire.messages import EnrolRequest, EnrolState
+
+_TRIES = 12
+_RETRY_S = 10
+_DENIED_RETRY_S = 60
+_MAX_DENIALS = 10_000
+
+
+class TooManyWaiting(SkerryError):
+    """Too many hosts without a token wait for approval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A request to enrol whose signature was checked. `counter` belongs to its key."""
+
+    request: EnrolRequest
+    fingerprint: str
+    address: str
+    counter: int
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(Principal(f"host:{self.fingerprint[:16]}"), self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """What a request proves: where the host belongs and whether it comes in by itself."""
+
+    project: str = DEFAULT_PROJECT
+    site: str = ""
+    labels: dict[str, str] | None = None
+    name: str = ""
+    approves: bool = False
+    proven: bool = False
+    take: Take | None = None
+    claim: AnyResource | None = None
+    denied: str = ""
+    message: str = ""
+
+
+async def enrol(centre: Centre, asking: Asking) -> EnrolState:
+    """Answer one request. Raises TooManyWaiting; every other outcome is a state."""
+    for _ in range(_TRIES):
+        try:
+            return await _once(centre, asking)
+        except LimitReached:
+            return _deny(centre, asking, "TokenUsedUp", "the registration token is used up")
+        except Conflict:
+            continue  # another request of this key, or a name that was taken meanwhile
+    raise Contended("registration")
+
+
+async def host_of_key(centre: Centre, fingerprint: str) -> AnyResource | None:
+    """The host that has this key."""
+    page = await centre.store.list(
+        Query("Host", fields={"status.fingerprint": fingerprint}, limit=1)
+    )
+    return page.items[0] if page.items else None
+
+
+async def _once(centre: Centre, asking: Asking) -> EnrolState:
+    host = await host_of_key(centre, asking.fingerprint)
+    if host is not None:
+        return await _known(centre, asking, host)
+    waiting = await centre.store.value(hosts.REKEY_KEYS, asking.fingerprint)
+    if waiting is not None:
+        return await _rekey_state(centre, asking, waiting.decode())
+    stone_uid = await centre.store.value(hosts.STONE_KEYS, asking.fingerprint)
+    credential = await _credential(centre, asking)
+    if credential.denied:
+        return _deny(centre, asking, credential.denied, credential.message)
+    remembered = centre.live.denials.get(asking.fingerprint)
+    if remembered is not None and not credential.proven:
+        return _denied(asking, *remembered)
+    twin = await _twin(centre, asking)
+    if twin is not None:
+        return await _ask_rekey(centre, asking, twin, credential)
+    stone = await hosts.find_stone(centre, stone_uid.decode()) if stone_uid else None
+    return await _create(centre, asking, credential, stone)
+
+
+async def _known(centre: Centre, asking: Asking, host: AnyResource) -> EnrolState:
+    status: HostStatus = host.status
+    if host.spec.revoked:
+        stone = await hosts.find_stone(centre, host.uid)
+        who = f" by {stone.by} at {stone.at:%Y-%m-%d %H:%M} UTC" if stone else ""
+        return _denied(asking, "Revoked", f"this host was revoked{who}", host=host)
+    if host.spec.approval is Approval.APPROVED:
+        return await _approved(centre, asking, host)
+    credential = await _credential(centre, asking)
+    if host.spec.approval is Approval.DENIED:
+        return _denied(asking, "Denied", "an operator denied this host", host=host)
+    if credential.denied:
+        return _denied(asking, credential.denied, credential.message, host=host)
+    if credential.approves and credential.project == host.project:
+        now = centre.clock.now()
+        condition = hosts.registered(now, status="True", reason="Approved", message="by token")
+        approved = msgspec.structs.replace(
+            host,
+            spec=msgspec.structs.replace(host.spec, approval=Approval.APPROVED),
+            status=hosts.with_condition(
+                msgspec.structs.replace(status, phase=HostPhase.READY), condition
+            ),
+        )
+        done = await centre.store.commit(
+            WriteSet(
+                takes=(credential.take,) if credential.take else (),
+                puts=(Put(approved, host.metadata.revision),),
+                events=(event(centre, host, "Approved", "by a registration secret"),),
+                audits=(audit(centre, asking.caller, "approve", host, "by token"),),
+            )
+        )
+        return await _approved(centre, asking, done.written[0])
+    return _pending(asking, host, "AwaitingApproval", "waits for an operator to approve it")
+
+
+async def _approved(centre: Centre, asking: Asking, host: AnyResource) -> EnrolState:
+    """A fresh certificate for a key that is in; asking again is harmless."""
+    centre.live.denials.pop(asking.fingerprint, None)
+    pem, ends = hosts.issue_certificate(centre, host.status.public_key, host.uid)
+    status = msgspec.structs.replace(
+        host.status,
+        certificate_expires_at=ends,
+        counter=max(host.status.counter, asking.counter),
+        sealing_key=asking.request.sealing_key,
+        agent_version=asking.request.agent_version,
+    )
+    await centre.store.commit(
+        WriteSet(
+            puts=(Put(msgspec.structs.replace(host, status=status), host.metadata.revision),),
+            audits=(audit(centre, asking.caller, "issue-certificate", host, f"until {ends}"),),
+        )
+    )
+    return EnrolState(
+        state="approved",
+        reason="Approved",
+        message="this host is registered",
+        registration_code=hosts.pki_code(asking.fingerprint),
+        host_uid=host.uid,
+        host_name=host.name,
+        project=host.project,
+        certificate=pem,
+        trusted_keys=centre.keys.trusted,
+        authorities=centre.keys.authorities,
+    )
+
+
+async def _create(
+    centre: Centre, asking: Asking, credential: _Credential, stone: hosts.Stone | None
+) -> EnrolState:
+    if not credential.proven:
+        waiting = await centre.store.list(
+            Query("Host", fields={"status.phase": HostPhase.PENDING.value}, limit=1)
+        )
+        if waiting.total >= centre.settings.max_waiting_hosts:
+            raise TooManyWaiting(
+                f"{waiting.total} hosts wait for approval already",
+                hint="approve or deny some, or register with a token",
+                reason="AwaitingApproval",
+                retryable=True,
+            )
+    now = centre.clock.now()
+    # Who was deleted by a person comes back only through a person.
+    approves = credential.approves and stone is None
+    reason, message = "AwaitingApproval", "waits for an operator to approve it"
+    if stone is not None:
+        message = f"{stone.by} removed this host at {stone.at:%Y-%m-%d %H:%M} UTC; approve it again"
+    if approves:
+        reason, message = "Approved", "by a registration secret"
+    host = await _new_host(centre, asking, credential, now, approves=approves)
+    condition = hosts.registered(
+        now, status="True" if approves else "False", reason=reason, message=message
+    )
+    host = msgspec.structs.replace(host, status=hosts.with_condition(host.status, condition))
+    puts = [Put(host, 0)]
+    if credential.claim is not None:
+        claimed = msgspec.structs.replace(
+            credential.claim.status, claimed_by=host.name, claimed_at=now
+        )
+        puts.append(
+            Put(
+                msgspec.structs.replace(credential.claim, status=claimed),
+                credential.claim.metadata.revision,
+            )
+        )
+    done = await centre.store.commit(
+        WriteSet(
+            takes=(credential.take,) if credential.take else (),
+            puts=tuple(puts),
+            events=(event(centre, host, "Registered", f"from {asking.address}: {message}"),),
+            audits=(audit(centre, asking.caller, "enrol", host, f"{reason}: {message}"),),
+        )
+    )
+    if not approves:
+        return _pending(asking, host, reason, message)
+    return await _approved(centre, asking, done.written[0])
+
+
+async def _new_host(
+    centre: Centre, asking: Asking, credential: _Credential, now: datetime, *, approves: bool
+) -> AnyResource:
+    facts = asking.request.facts
+    own = {
+        key: value
+        for key, value in asking.request.labels.items()
+        if not check_labels("", {key: value})
+    }
+    site = credential.site or await _site(centre, credential.project, asking.request.site)
+    status = HostStatus(
+        phase=HostPhase.READY if approves else HostPhase.PENDING,
+        hardware_id="" if is_junk(facts.hardware_id) else facts.hardware_id[:200],
+        public_key=asking.request.public_key,
+        sealing_key=asking.request.sealing_key,
+        fingerprint=asking.fingerprint,
+        registration_code=hosts.pki_code(asking.fingerprint),
+        agent_version=asking.request.agent_version[:60],
+        addresses=tuple(item[:60] for item in facts.addresses[:32]),
+        host_name=facts.host_name[:253],
+        inventory=Inventory(
+            architecture=facts.architecture[:20],
+            serial="" if is_junk(facts.serial) else facts.serial[:100],
+            nics=tuple(Nic(name="", mac=mac[:20]) for mac in facts.macs[:32]),
+        ),
+        counter=asking.counter,
+        registered_at=now,
+    )
+    return Resource(
+        kind="Host",
+        metadata=Metadata(
+            name=await _name(centre, asking, credential),
+            project=credential.project,
+            uid=str(uuid.uuid4()),
+            labels={**own, **(credential.labels or {})},
+            generation=1,
+            created_at=now,
+        ),
+        spec=HostSpec(site=site, approval=Approval.APPROVED if approves else Approval.PENDING),
+        status=status,
+    )
+
+
+async def _name(centre: Centre, asking: Asking, credential: _Credential) -> str:
+    """A name that nobody has. Equal requests find equal names, so that they collide."""
+    wanted = credential.name or asking.request.facts.host_name.split(".")[0]
+    plain = re.sub(r"[^a-z0-9-]+", "-", wanted.lower())[:50].strip("-")
+    if not plain or plain == "localhost":
+        plain = f"edge-{asking.fingerprint[:8]}"
+    try:
+        await centre.store.get("Host", credential.project, plain)
+    except NotFound:
+        return plain
+    return f"{plain}-{asking.fingerprint[:8]}"
+
+
+async def _site(centre: Centre, project: str, name: str) -> str:
+    try:
+        return (await centre.store.get("Site", project, name)).name if name else ""
+    except NotFound:
+        return ""
+
+
+async def _twin(centre: Centre, asking: Asking) -> AnyResource | None:
+    hardware = asking.request.facts.hardware_id
+    if is_junk(hardware):
+        return None
+    page = await centre.store.list(
+        Query("Host", fields={"status.hardwareId": hardware[:200]}, limit=1)
+    )
+    return page.items[0] if page.items else None
+
+
+async def _ask_rekey(
+    centre: Centre, asking: Asking, twin: AnyResource, credential: _Credential
+) -> EnrolState:
+    if twin.spec.revoked:
+        return _denied(asking, "Revoked", "a host with this hardware id was revoked")
+    before = await hosts.find_rekey(centre, twin.uid)
+    message = (
+        f"host {twin.name} has this hardware id and another key; an operator must approve code"
+        f" {hosts.pki_code(asking.fingerprint)}"
+    )
+    if before is not None and not before.denied and not credential.proven:
+        return _pending(asking, None, "HardwareIdTaken", message)
+    now = centre.clock.now()
+    rekey = hosts.Rekey(
+        public_key=asking.request.public_key,
+        sealing_key=asking.request.sealing_key,
+        fingerprint=asking.fingerprint,
+        at=now,
+    )
+    seen = hosts.registered(now, status="Unknown", reason="HardwareIdTaken", message=message)
+    marked = msgspec.structs.replace(twin, status=hosts.with_condition(twin.status, seen))
+    values = [
+        SetValue(hosts.REKEYS, twin.uid, msgspec.json.encode(rekey)),
+        SetValue(hosts.REKEY_KEYS, asking.fingerprint, twin.uid.encode()),
+    ]
+    if before is not None and before.fingerprint != asking.fingerprint:
+        values.append(SetValue(hosts.REKEY_KEYS, before.fingerprint, None))
+    await centre.store.commit(
+        WriteSet(
+            takes=(credential.take,) if credential.take else (),
+            puts=(Put(marked, twin.metadata.revision),),
+            values=tuple(values),
+            events=(event(centre, twin, "HardwareIdTaken", message, severity="warning"),),
+            audits=(audit(centre, asking.caller, "ask-new-key", twin, asking.fingerprint[:16]),),
+        )
+    )
+    return _pending(asking, None, "HardwareIdTaken", message)
+
+
+async def _rekey_state(centre: Centre, asking: Asking, uid: str) -> EnrolState:
+    rekey = await hosts.find_rekey(centre, uid)
+    if rekey is None or rekey.denied:
+        return _denied(asking, "Denied", "an operator denied this machine's new key")
+    code = hosts.pki_code(asking.fingerprint)
+    return _pending(
+        asking,
+        None,
+        "HardwareIdTaken",
+        f"this machine is known under another key; an operator must approve code {code}",
+    )
+
+
+async def _credential(centre: Centre, asking: Asking) -> _Credential:
+    request = asking.request
+    if request.token:
+        return await _by_token(centre, asking)
+    if request.pairing_key:
+        found = await _claim_by(centre, "spec.pairingKeyHash", hash_secret(request.pairing_key))
+        if found is None:
+            return _Credential(denied="TokenUnknown", message="the pairing key is not known here")
+        return _from_claim(found, approves=True)
+    looks = [("spec.hostId", request.facts.hardware_id), ("spec.serial", request.facts.serial)]
+    looks += [("spec.mac", mac.lower()) for mac in request.facts.macs[:32]]
+    for path, value in looks:
+        if value and not is_junk(value) and (found := await _claim_by(centre, path, value)):
+            return _from_claim(found, approves=False)
+    return _Credential()
+
+
+async def _by_token(centre: Centre, asking: Asking) -> _Credential:
+    page = await centre.store.list(
+        Query(
+            "RegistrationToken",
+            fields={"status.secretHash": hash_secret(asking.request.token)},
+            limit=1,
+        )
+    )
+    if not page.items:
+        return _Credential(
+            denied="TokenUnknown", message="the registration token is not known here"
+        )
+    token = page.items[0]
+    reason, message = judge_token(token, asking.address, centre.clock.now())
+    if reason:
+        return _Credential(denied=reason, message=message)
+    return _Credential(
+        project=token.project,
+        site=token.spec.site,
+        labels=token.spec.labels,
+        approves=token.spec.auto_approve,
+        proven=True,
+        take=Take(token_counter(token.uid), token.spec.maximum_uses),
+    )
+
+
+def judge_token(token: AnyResource, address: str, now: datetime) -> tuple[str, str]:
+    """(reason, message) of why a token does not count here and now, or ("", "")."""
+    spec = token.spec
+    if spec.revoked or token.metadata.deleted_at is not None:
+        return "TokenRevoked", f"registration token {token.name} was revoked"
+    if spec.expires_at is not None and now >= spec.expires_at:
+        return "TokenExpired", (
+            f"registration token {token.name} expired at {spec.expires_at:%Y-%m-%d %H:%M} UTC"
+        )
+    if spec.allowed_networks and not _inside(address, spec.allowed_networks):
+        return "NetworkNotAllowed", f"token {token.name} is not for address {address}"
+    return "", ""
+
+
+def _inside(address: str, networks: tuple[str, ...]) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    plain = mapped or parsed
+    return any(plain in ipaddress.ip_network(item) for item in networks)
+
+
+async def _claim_by(centre: Centre, path: str, value: str) -> AnyResource | None:
+    page = await centre.store.list(Query("HostClaim", fields={path: value}, limit=10))
+    return next((item for item in page.items if not item.status.claimed_by), None)
+
+
+def _from_claim(claim: AnyResource, *, approves: bool) -> _Credential:
+    return _Credential(
+        project=claim.project,
+        site=claim.spec.site,
+        labels=claim.spec.labels,
+        name=claim.spec.host_name,
+        approves=approves,
+        proven=approves,
+        claim=claim,
+    )
+
+
+def _deny(centre: Centre, asking: Asking, reason: str, message: str) -> EnrolState:
+    if len(centre.live.denials) < _MAX_DENIALS:
+        centre.live.denials[asking.fingerprint] = (reason, message)
+    return _denied(asking, reason, message)
+
+
+def _denied(
+    asking: Asking, reason: str, message: str, *, host: AnyResource | None = None
+) -> EnrolState:
+    return EnrolState(
+        state="denied",
+        reason=reason,
+        message=message,
+        registration_code=hosts.pki_code(asking.fingerprint),
+        retry_s=_DENIED_RETRY_S,
+        host_name=host.name if host else "",
+    )
+
+
+def _pending(asking: Asking, host: AnyResource | None, reason: str, message: str) -> EnrolState:
+    return EnrolState(
+        state="pending",
+        reason=reason,
+        message=message,
+        registration_code=hosts.pki_code(asking.fingerprint),
+        retry_s=_RETRY_S,
+        host_name=host.name if host else "",
+    )
+
+
+def check_keys(request: EnrolRequest) -> str:
+    """Fingerprint of the host key in a request. Raises BadKey."""
+    pki.load_sealing_public(request.sealing_key)
+    return pki.fingerprint(pki.load_host_public(request.public_key))

@@ -1,0 +1,116 @@
+"""Restoring a backup. Making one is `Store.backup`, while the manager runs.
+
+A backup is one SQLite file with the store's own tables, whatever back end wrote it, so it can be
+restored into either and moves a manager from one to the other. A store that holds anything is
+never overwritten.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from sqlalchemy import Table, bindparam, delete, func, insert, select
+
+from skerry.lib.errors import SkerryError
+from skerry.manager.store.errors import StoreUnavailable
+from skerry.manager.store.opening import open_database, parse_url, sqlite_path
+from skerry.manager.store.sqlite import copy_database, migrate_file, unavailable
+from skerry.manager.store.steps import Call, Statement, Steps
+from skerry.manager.store.tables import METADATA, OBJECTS, SEQUENCES
+
+_ROWS = 1000
+
+
+class BackupRefused(SkerryError):
+    """The file is not a sound backup, or the place to restore to is not empty."""
+
+
+async def restore(path: str, url: str) -> None:
+    """Fill the empty store at `url` from a backup; nothing changes when it fails.
+
+    Raises BackupRefused, StoreUnavailable, StoreTooNew.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        await anyio.to_thread.run_sync(_restore_file, Path(path), sqlite_path(parsed))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "backup.db"
+        await anyio.to_thread.run_sync(_checked_copy, Path(path), copy)
+        database = await open_database(url)
+        try:
+            with closing(sqlite3.connect(copy, check_same_thread=False)) as source:
+                await database.write(_fill(source, url=parsed.render_as_string()))
+        finally:
+            await database.close()
+
+
+def _restore_file(backup: Path, target: Path) -> None:
+    # An existing file is refused even when empty of objects: a running manager may hold it open.
+    if target.exists():
+        raise BackupRefused(
+            f"{target} exists", hint="stop the manager and move the file away, with its -wal file"
+        )
+    _checked_copy(backup, target)
+
+
+def _checked_copy(backup: Path, target: Path) -> None:
+    """A copy with the newest schema, beside which nothing is left when the backup is bad."""
+    if not backup.is_file():
+        raise BackupRefused(f"there is no backup {backup}")
+    staged = target.with_name(target.name + ".restoring")
+    try:
+        with closing(sqlite3.connect(f"{backup.absolute().as_uri()}?mode=ro", uri=True)) as source:
+            _check(source, backup)
+            copy_database(source, staged)
+        migrate_file(staged)
+        with closing(sqlite3.connect(staged)) as migrated:
+            copy_database(migrated, target)
+    except (sqlite3.Error, OSError) as exc:
+        raise unavailable(backup, exc) from exc
+    except StoreUnavailable as exc:
+        raise BackupRefused(f"the backup {backup} cannot be used: {exc}") from exc
+    finally:
+        for left in (staged, *(staged.with_name(staged.name + end) for end in ("-wal", "-shm"))):
+            left.unlink(missing_ok=True)
+
+
+def _check(source: sqlite3.Connection, backup: Path) -> None:
+    try:
+        problems = [row[0] for row in source.execute("PRAGMA integrity_check(1)")]
+        source.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.DatabaseError as exc:
+        raise BackupRefused(f"{backup} is not a backup of skerry: {exc}") from exc
+    if problems != ["ok"]:
+        raise BackupRefused(f"the backup {backup} is damaged: {problems[0]}")
+
+
+def _fill(source: sqlite3.Connection, *, url: str) -> Steps[None]:
+    for table in (OBJECTS, SEQUENCES):
+        used = select(func.count()).select_from(table)
+        if table is SEQUENCES:
+            used = used.where(SEQUENCES.c.value != 0)
+        if (yield Call(Statement(used)))[0][0]:
+            raise BackupRefused(
+                f"the database {url} holds a store already",
+                hint="restore into a database that was just created",
+            )
+    for table in METADATA.sorted_tables:
+        yield Call(Statement(delete(table)))
+        yield from _fill_table(source, table)
+
+
+def _fill_table(source: sqlite3.Connection, table: Table) -> Steps[None]:
+    names = [column.name for column in table.columns]
+    columns = ", ".join(f'"{name}"' for name in names)
+    add = Statement(insert(table).values({name: bindparam(name) for name in names}))
+    rows = source.execute(f'SELECT {columns} FROM "{table.name}"')  # noqa: S608  # own names
+    while batch := rows.fetchmany(_ROWS):
+        for row in batch:
+            record: dict[str, Any] = dict(zip(names, row, strict=True))
+            yield Call(add, record)
