@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from skerry.client import yamltext
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskRoot
 from skerry.model.meta import DEFAULT_PROJECT
@@ -104,7 +105,7 @@ def save(path: Path, config: Config) -> None:
     place = path.absolute()
     if not place.parent.exists():
         place.parent.mkdir(mode=0o700, parents=True)
-    text = yaml.dump(msgspec.to_builtins(config), Dumper=_Dumper, sort_keys=False)
+    text = yamltext.dump(msgspec.to_builtins(config))
     DiskRoot(str(place.parent)).write(f"/{place.name}", text.encode(), mode=0o600)
 
 
@@ -138,15 +139,3 @@ def _from_environment(env: Mapping[str, str]) -> Context:
         token=env.get("SKERRY_TOKEN", ""),
         project=env.get("SKERRY_PROJECT", DEFAULT_PROJECT),
     )
-
-
-class _Dumper(yaml.SafeDumper):
-    """Certificates as blocks, so that a person can read the file."""
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    style = "|" if "\n" in value else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)

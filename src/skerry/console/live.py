@@ -82,14 +82,16 @@ class _News:
 
 
 async def _watch(visit: Visit, kind: Kind, project: str | None, news: _News) -> None:
-    name = visit.request.query_params.get("name", "")
-    where = visit.request.query_params.get("project", "")
+    params = visit.request.query_params
+    where = params.get("project", "")
+    name = params.get("name", "")
+    others = set(filter(None, params.get("hosts", "").split(",")))
     try:
         async for change in objects.watch(
             visit.centre, visit.caller, kind, project, since=news.since
         ):
             found = change.resource
-            if name and (found.project, found.name) != (where, name):
+            if name and (found.project != where or found.name not in {name, *others}):
                 continue
             news.tell(change.revision)
     except SkerryError:

@@ -80,7 +80,7 @@ class Signing:
             return self._form(request, exc, user=user, status=401)
         except SkerryError as exc:
             return self._form(request, exc, user=user, status=getattr(exc, "status", 400))
-        response = back(form.get("next", "/"))
+        response = back(request.query_params.get("next", "/"))
         set_session(response, key, seconds=centre.settings.session_hours * 3600)
         response.delete_cookie(SEED_COOKIE, path="/", secure=True, httponly=True, samesite="lax")
         return response

@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import subprocess  # the one place that may
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -103,7 +104,7 @@ class SystemRunner:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> Result:
-        full_env = {**os.environ, **env} if env is not None else None
+        full_env = {**_inherited(), **(env or {})}
         try:
             process = await anyio.open_process(
                 list(argv),
@@ -143,6 +144,21 @@ class SystemRunner:
         if check and result.code != 0:
             raise CommandFailed(result)
         return result
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment as other programs should see it.
+
+    The bundled agent runs with its own libraries first (PyInstaller, "Runtime information",
+    LD_LIBRARY_PATH considerations); system programs must not load those.
+    """
+    env = dict(os.environ)
+    if getattr(sys, "frozen", False):
+        original = env.pop("LD_LIBRARY_PATH_ORIG", None)
+        env.pop("LD_LIBRARY_PATH", None)
+        if original:
+            env["LD_LIBRARY_PATH"] = original
+    return env
 
 
 async def _drain(stream: anyio.abc.ByteReceiveStream | None, into: bytearray) -> None:

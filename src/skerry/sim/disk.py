@@ -54,9 +54,9 @@ class FleetDisk:
             self._apply(entry)
         self._pack()
 
-    def known(self, host: str) -> bool:
-        """Whether the host has been here before."""
-        return host in self._hosts
+    def file(self, host: str, path: str) -> bytes | None:
+        """What a host wrote there, or None."""
+        return self._hosts.get(host, {}).get(path)
 
     def mount(self, host: str, base: Mapping[str, bytes], own: Mapping[str, bytes]) -> HostRoot:
         """The disk of a host with its machine's files below it."""

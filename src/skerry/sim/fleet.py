@@ -60,12 +60,14 @@ class FleetCount(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Fleet:
-    """A fleet to run. `state` is the folder that keeps the hosts, None keeps nothing."""
+    """A fleet to run. `state` is the folder that keeps the hosts, None keeps nothing; `first` is
+    the number of the first host, so that two fleets can be parts of one."""
 
     manager: str
     authority_pem: str
     hosts: int
     sites: int
+    first: int = 0
     token: str = ""
     faults: Faults = field(default_factory=Faults)
     seed: int = 1
@@ -83,7 +85,8 @@ class Fleet:
                 hint="at least one site",
             )
         self._disk = FleetDisk(self.state)
-        self._machine_shapes = shapes()
+        self._disk.load()
+        self._shapes = shapes()
 
     def places(self) -> tuple[Harbour, ...]:
         """The sites of the fleet."""
@@ -94,16 +97,23 @@ class Fleet:
         harbour = self.places()[number % self.sites]
         return f"{harbour.name}-{number // self.sites + 1}", harbour
 
+    def strangers(self) -> int:
+        """How many hosts are not registered yet and will need the token."""
+        return sum(not self._registered(self.place_of(number)[0]) for number in self._numbers())
+
+    def offline(self, number: int) -> bool:
+        """Whether the host's line is one of those that are down."""
+        return self.faults.offline(seed=self.seed, number=number)
+
     async def run(self, *, report: Callable[[FleetCount], None] | None = None) -> None:
         """Run until cancelled. `report` is told when the count changed."""
-        self._disk.load()
         client = self.client or _client(self.authority_pem)
         try:
             async with anyio.create_task_group() as tg:
                 tg.start_soon(self._flush)
                 if report is not None:
                     tg.start_soon(self._tell, report)
-                for number in range(self.hosts):
+                for number in self._numbers():
                     tg.start_soon(run_agent, self._parts(number, client))
                     await self.clock.sleep(1 / _START_PER_S)
         finally:
@@ -122,7 +132,7 @@ class Fleet:
 
     def _parts(self, number: int, client: httpx2.AsyncClient) -> Parts:
         name, harbour = self.place_of(number)
-        shape = self._machine_shapes[number % len(self._machine_shapes)]
+        shape = self._shapes[number % len(self._shapes)]
         machine = Machine(shape=shape, name=name, number=number, seed=self.seed)
         start = self.clock.now().isoformat()
         own = {
@@ -139,6 +149,8 @@ class Fleet:
                 labels={**harbour.labels, "hardware": shape.shape},
             )
             register.prepare(root, identity, token=self.token)
+        elif self.token and not self._registered(name):
+            root.write(paths.TOKEN, self.token.encode(), mode=0o600)
         line = Line(self.faults, self.clock, seed=self.seed, number=number)
 
         def channel(identity: Identity, keys: HostKeys, counter: Counter) -> Channel:
@@ -155,6 +167,13 @@ class Fleet:
             channel=channel,
             idle_s=self.idle_s,
         )
+
+    def _registered(self, name: str) -> bool:
+        data = self._disk.file(name, paths.IDENTITY)
+        return data is not None and msgspec.json.decode(data, type=Identity).approved
+
+    def _numbers(self) -> range:
+        return range(self.first, self.first + self.hosts)
 
     async def _flush(self) -> None:
         while True:

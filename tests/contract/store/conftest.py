@@ -28,11 +28,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from skerry.lib.clock import ManualClock
 from skerry.manager.store import Store, apply, open_store, postgres, sqlite
 from skerry.manager.store.protocol import WriteSet
 
 # pytest's importlib mode leaves test folders off the path; `store_objects` lies beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+from store_objects import NOW
 
 _BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -46,7 +48,7 @@ class Backend:
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def open(self, **options: Any) -> Store:
-        store = await open_store(self.url, **options)
+        store = await open_store(self.url, **{"clock": ManualClock(NOW), **options})
         self.stack.push_async_callback(store.close)
         return store
 
@@ -119,8 +121,7 @@ class PostgresBackend(Backend):
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", postgres.WRITE_LOCK)
                 await postgres.drive(connection, apply.apply(writes))
                 ready.set()
-                while not go.is_set():
-                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(go.wait, 10)
             await connection.close()
 
         asyncio.run(run())
@@ -130,8 +131,9 @@ class PostgresBackend(Backend):
         assert self.server is not None
         name = self.url.split("?")[0].rsplit("/", 1)[1]
         self.server.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        self.server.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                        f"WHERE datname = '{name}'")
+        self.server.run(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
         try:
             yield
         finally:
@@ -170,22 +172,54 @@ def postgres_server() -> Iterator[Server]:
     process: subprocess.Popen[bytes] | None = None
     try:
         subprocess.run(
-            [*as_user, str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust",
-             "--no-sync", "--locale=C", "-E", "UTF8"],
-            check=True, capture_output=True, cwd="/", timeout=60,
+            [
+                *as_user,
+                str(binaries / "initdb"),
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "--no-sync",
+                "--locale=C",
+                "-E",
+                "UTF8",
+            ],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            timeout=60,
         )
         process = subprocess.Popen(
-            [*as_user, str(binaries / "postgres"), "-D", data, "-k", str(folder),
-             "-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
-             "-c", "shared_buffers=32MB", "-c", "max_connections=200"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+            [
+                *as_user,
+                str(binaries / "postgres"),
+                "-D",
+                data,
+                "-k",
+                str(folder),
+                "-c",
+                "listen_addresses=",
+                "-c",
+                "fsync=off",
+                "-c",
+                "full_page_writes=off",
+                "-c",
+                "shared_buffers=32MB",
+                "-c",
+                "max_connections=200",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
         )
         server = Server(folder)
         _wait_until_ready(server, process)
         yield server
     finally:
         if process is not None:
-            process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+            process.send_signal(signal.SIGQUIT)  # at once: its data is thrown away
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from skerry.manager.store.protocol import AnyResource, Audit, Event
-from skerry.model.kinds import HostPhase, HostSpec, HostStatus, ProjectSpec, EmptyStatus
+from skerry.model.kinds import EmptyStatus, HostPhase, HostSpec, HostStatus, ProjectSpec
 from skerry.model.meta import Metadata, Resource
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -62,7 +63,7 @@ async def test_close_waits_for_what_was_handed_in(backend: Any) -> None:
     async with anyio.create_task_group() as group:
         for number in range(50):
             group.start_soon(store.commit, create(f"h{number}"))
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         await store.close()
 
     assert (await (await backend.open()).list(Query("Host"))).total == 50
@@ -72,7 +73,7 @@ async def test_caller_that_gives_up_leaves_the_store_working(store: Store) -> No
     async with anyio.create_task_group() as group:
         for number in range(30):
             group.start_soon(store.commit, create(f"h{number}"))
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
 
     await store.commit(create("last"))
@@ -113,7 +114,9 @@ async def test_full_disk_is_named_and_harms_nothing(tmp_path: Path) -> None:
     await store.commit(create("h1"))
     # SQLite's own limit of pages stands for the disk's: same error, same moment.
     connection = store.database._connection  # type: ignore[attr-defined]
-    connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
+    connection.execute(
+        f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}"
+    )
     big = WriteSet(values=(SetValue("s", "k", b"x" * 1_000_000),))
 
     with pytest.raises(StoreUnavailable, match="no space left") as caught:
@@ -316,9 +319,7 @@ async def test_backup_while_writing_is_one_moment(backend: Any, tmp_path: Path) 
     assert {path.suffix for path in tmp_path.iterdir()} <= {".db", ".db-wal", ".db-shm"}
 
 
-async def test_restore_never_overwrites_a_store(
-    backend: Any, target: str, tmp_path: Path
-) -> None:
+async def test_restore_never_overwrites_a_store(backend: Any, target: str, tmp_path: Path) -> None:
     store = await backend.open()
     await fill(store)
     await store.backup(f"{tmp_path}/backup.db")

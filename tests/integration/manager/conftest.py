@@ -140,6 +140,7 @@ class Manager:
     reconciler: Reconciler
     admin: httpx2.AsyncClient
     clients: list[httpx2.AsyncClient]
+    artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def client(self, *, key: str = "", address: str = "192.0.2.10") -> httpx2.AsyncClient:
         made = httpx2.AsyncClient(
@@ -182,7 +183,7 @@ class Manager:
 
     async def release(self, version: str = "1.36.3", architecture: str = "amd64") -> str:
         """Push a tiny but well-formed, signed Kubernetes release; digest of its manifest."""
-        name = f"kubernetes-{version}-{architecture}"
+        name = f"kubernetes-{version}-{architecture}".replace(".", "-")
         return await self.artifact(name, "kubernetes", version, architecture)
 
     async def artifact(self, name: str, kind: str, version: str, architecture: str) -> str:
@@ -206,19 +207,19 @@ class Manager:
         ).encode()
         for data in (layer, config, manifest, envelope):
             await self.blob(data)
-        await self.apply(
-            "Artifact",
-            "artifacts",
-            name,
-            {
-                "type": kind,
-                "version": version,
-                "architecture": architecture,
-                "digest": sha256(manifest),
-                "envelopeDigest": sha256(envelope),
-            },
-        )
+        self.artifacts[name] = {
+            "type": kind,
+            "version": version,
+            "architecture": architecture,
+            "digest": sha256(manifest),
+            "envelopeDigest": sha256(envelope),
+        }
+        await self.release_again(name)
         return sha256(manifest)
+
+    async def release_again(self, name: str) -> None:
+        """Apply an artifact that was made before."""
+        await self.apply("Artifact", "artifacts", name, self.artifacts[name])
 
     async def profile(self, name: str = "edge", version: str = "1.0.0", **more: Any) -> Any:
         return await self.apply(

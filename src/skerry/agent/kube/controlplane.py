@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import yaml
 from cryptography import x509
 
-from skerry.agent.kube import places, render, runtime
+from skerry.agent.kube import gate, places, render, runtime
 from skerry.agent.kube.engine import EngineFailed, Reason
-from skerry.agent.kube.record import Doors
+from skerry.agent.kube.record import NO_PROXIES, Doors
 from skerry.agent.kube.surroundings import listening
 from skerry.lib.errors import SkerryError
 from skerry.lib.proc import CommandFailed, CommandTimedOut
@@ -44,11 +44,56 @@ async def init(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
 
 
 async def replace(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
-    """Write the manifests anew; the kubelet restarts what differs."""
+    """Write the manifests anew; the kubelet restarts what differs.
+
+    etcd first, and the others only once it answers: an API server that starts before its etcd
+    ends, and the kubelet then waits longer and longer before it starts it again.
+    """
     config = write_config(doors, cluster, version=version)
     await _server_certificate(doors, cluster, version, config)
-    await kubeadm(doors, version, "init", "phase", "etcd", "local", "--config", config)
-    await kubeadm(doors, version, "init", "phase", "control-plane", "all", "--config", config)
+    for phase, components in (
+        (("etcd", "local"), ("etcd",)),
+        (("control-plane", "all"), places.CONTROL_PLANE),
+    ):
+        before = {name: doors.text(places.manifest(name)) for name in components}
+        running = {name: await _running(doors, name) for name in components}
+        await kubeadm(doors, version, "init", "phase", *phase, "--config", config)
+        changed = [name for name in components if doors.text(places.manifest(name)) != before[name]]
+        await _wait_gone(doors, {name: running[name] for name in changed})
+        if changed and phase[0] == "etcd":
+            await _wait_etcd(doors)
+
+
+async def _wait_gone(doors: Doors, old: dict[str, frozenset[str]]) -> None:
+    """Wait until the containers of replaced manifests have ended, so that whatever answers
+    from then on is the new one."""
+    end = doors.clock.monotonic() + _STOP_S
+    while left := [name for name, ids in old.items() if ids & await _running(doors, name)]:
+        if doors.clock.monotonic() >= end or not await doors.active(places.KUBELET_UNIT):
+            await kill_pods(doors, left)
+            return
+        await doors.clock.sleep(0.5)
+
+
+async def _wait_etcd(doors: Doors) -> None:
+    end = doors.clock.monotonic() + _STOP_S
+    while await doors.active(places.KUBELET_UNIT):
+        told = await gate.component_lacks(doors, "etcd")
+        if not told or doors.clock.monotonic() >= end:
+            return  # The gate that follows says what is wrong, if anything is.
+        await doors.clock.sleep(0.5)
+
+
+async def _running(doors: Doors, component: str) -> frozenset[str]:
+    """Running containers of a static pod."""
+    tasks = await doors.ctr("tasks", "ls", "-q", check=False)
+    return frozenset(await _containers(doors, component)) & frozenset(tasks.stdout.split())
+
+
+async def _containers(doors: Doors, component: str) -> list[str]:
+    selector = f'labels."io.kubernetes.pod.name"=={component}-{doors.record().node_name}'
+    answer = await doors.ctr("containers", "ls", "-q", selector, check=False)
+    return answer.stdout.split()
 
 
 async def switch_kubelet(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
@@ -101,11 +146,8 @@ async def stop(doors: Doors) -> None:
 
 async def kill_pods(doors: Doors, components: Sequence[str]) -> None:
     """Kill the containers of static pods; a running kubelet would start them again."""
-    node = doors.record().node_name
     for component in components:
-        selector = f'labels."io.kubernetes.pod.name"=={component}-{node}'
-        answer = await doors.ctr("containers", "ls", "-q", selector, check=False)
-        for container in answer.stdout.split():
+        for container in await _containers(doors, component):
             await doors.ctr("tasks", "kill", "-s", "SIGKILL", "-a", container, check=False)
 
 
@@ -149,10 +191,10 @@ async def kubeadm(doors: Doors, version: str, *words: str, timeout_s: float = 15
     """Run a release's kubeadm; its standard output. Raises EngineFailed."""
     program = doors.root.host_path(places.program(version, "kubeadm"))
     path = f"{os.path.dirname(program)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
-    # kubeadm would otherwise reach this host's own address through the proxy.
-    env = {"PATH": path, "NO_PROXY": "*", "no_proxy": "*"}
     try:
-        answer = await doors.run(program, *words, timeout_s=timeout_s, env=env)
+        answer = await doors.run(
+            program, *words, timeout_s=timeout_s, env={**NO_PROXIES, "PATH": path}
+        )
     except (CommandFailed, CommandTimedOut) as exc:
         raise _kubeadm_failed(words, exc) from exc
     return answer.stdout

@@ -14,11 +14,12 @@ import yaml
 
 from skerry.agent.kube import places
 from skerry.agent.kube.engine import EngineFailed, Reason
-from skerry.agent.kube.record import Doors
+from skerry.agent.kube.record import Doors, last_line
 from skerry.agent.kube.runtime import last_words
 from skerry.lib.errors import SkerryError
 
 _POLL_S = 1.0
+_POD_LOGS = "/var/log/pods"
 
 
 async def control_plane(doors: Doors, *, version: str, limit_s: float) -> None:
@@ -86,34 +87,71 @@ def kubelet_version(node: dict[str, Any]) -> str:
 
 
 async def _control_plane_lacks(doors: Doors, version: str) -> str:
+    """Manifests of the version, and every component answering on the port of its own probe."""
+    for component in places.CONTROL_PLANE:
+        image = manifest_image(doors, component)
+        if not image.endswith(f":v{version}"):
+            return f"{component} is {image or 'stopped'}"
     answer = await doors.kubectl("get", "--raw", "/version", timeout_s=10, check=False)
     if not answer.ok:
-        return f"the API server does not answer ({_last_line(answer.stderr)})"
+        told = last_line(answer.stderr)
+        return f"the API server does not answer ({told}){last_log(doors, 'kube-apiserver')}"
     found = str(json.loads(answer.stdout).get("gitVersion", "")).removeprefix("v")
     if found != version:
         return f"the API server answers as {found}"
     if not await api_ready(doors):
         return "the API server is not ready"
-    answer = await doors.kubectl(
-        *("--namespace", "kube-system", "get", "pods", "--selector", "tier=control-plane"),
-        *("-o", "json"),
-        timeout_s=10,
-        check=False,
-    )
-    if not answer.ok:
-        return f"the control plane's pods cannot be listed ({_last_line(answer.stderr)})"
-    node_name = doors.record().node_name
-    pods = {item["metadata"]["name"]: item for item in json.loads(answer.stdout)["items"]}
-    for component in (*places.CONTROL_PLANE, "etcd"):
-        pod = pods.get(f"{component}-{node_name}")
-        if pod is None:
-            return f"{component} does not run"
-        image = pod["spec"]["containers"][0]["image"]
-        if component != "etcd" and not image.endswith(f":v{version}"):
-            return f"{component} still runs {image}"
-        if not is_ready(pod):
-            return f"{component} is not ready{pod_trouble(pod)}"
+    for component in ("kube-controller-manager", "kube-scheduler", "etcd"):
+        told = await component_lacks(doors, component)
+        if told:
+            return told
     return ""
+
+
+async def component_lacks(doors: Doors, component: str) -> str:
+    """Ask a static pod's own probe; empty when it is well."""
+    url = _probe_url(doors.text(places.manifest(component)))
+    if not url:
+        return f"{component} is stopped"
+    told = await doors.probe(url)
+    return f"{component} does not answer ({told}){last_log(doors, component)}" if told else ""
+
+
+def manifest_image(doors: Doors, component: str) -> str:
+    """Image that a static pod's manifest asks for; empty without a manifest."""
+    text = doors.text(places.manifest(component))
+    return str(yaml.safe_load(text)["spec"]["containers"][0]["image"]) if text else ""
+
+
+def last_log(doors: Doors, component: str) -> str:
+    """The last line that a static pod's newest container wrote."""
+    node_name = doors.record().node_name
+    prefix = f"kube-system_{component}-{node_name}_"
+    lines: list[str] = []
+    for pod in doors.root.list(_POD_LOGS):
+        folder = f"{_POD_LOGS}/{pod}/{component}"
+        logs = [name for name in doors.root.list(folder) if name.endswith(".log")]
+        if pod.startswith(prefix) and logs:
+            newest = max(logs, key=lambda name: int(name.split(".", 1)[0]))
+            for chunk in doors.root.read_chunks(f"{folder}/{newest}"):
+                lines = chunk.decode(errors="replace").splitlines() or lines
+    if not lines:
+        return ""
+    words = max(lines).split(" ", 3)  # lines start with their time
+    return f": {words[-1][-300:]}"
+
+
+def _probe_url(manifest: str) -> str:
+    if not manifest:
+        return ""
+    container = yaml.safe_load(manifest)["spec"]["containers"][0]
+    probe = container.get("readinessProbe") or container["livenessProbe"]
+    get = probe["httpGet"]
+    ports = {item.get("name"): item["containerPort"] for item in container.get("ports", [])}
+    port = ports.get(get["port"], get["port"])
+    host = get.get("host") or "127.0.0.1"
+    shown = f"[{host}]" if ":" in host else host
+    return f"{get.get('scheme', 'HTTP').lower()}://{shown}:{port}{get['path']}"
 
 
 async def _node_lacks(doors: Doors, version: str) -> str:
@@ -146,15 +184,10 @@ async def _kubelet_lacks(doors: Doors) -> str:
         return ""
     host = config.get("healthzBindAddress") or "127.0.0.1"
     host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104  # compared only
-    server = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    answer = await doors.run(
-        f"{places.LINKS}/kubectl",
-        *("--server", server, "get", "--raw", "/healthz"),
-        timeout_s=10,
-        check=False,
-        env={"NO_PROXY": "*", "KUBECONFIG": "/dev/null"},
+    told = await doors.probe(
+        f"http://[{host}]:{port}/healthz" if ":" in host else f"http://{host}:{port}/healthz"
     )
-    return "" if answer.ok else f"the kubelet is not healthy ({_last_line(answer.stderr)})"
+    return f"the kubelet is not healthy ({told})" if told else ""
 
 
 async def _restarts(doors: Doors) -> str:
@@ -206,8 +239,3 @@ async def _wait(
                 retryable=False,
             )
         await doors.clock.sleep(_POLL_S)
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1][-300:] if lines else "no message"

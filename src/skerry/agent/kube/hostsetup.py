@@ -43,7 +43,19 @@ class Before(Record, frozen=True, kw_only=True):
     folders: tuple[str, ...] = ()
 
 
-FOLDERS = ("/etc/cni/net.d", "/etc/cni", "/opt/cni", "/var/lib/cni", "/etc/kubernetes")
+# Made by Kubernetes, containerd or their tools outside of their own folders; innermost first.
+FOLDERS = (
+    "/etc/cni/net.d",
+    "/etc/cni",
+    "/opt/cni",
+    "/opt/containerd",
+    "/var/lib/cni",
+    "/var/lib/etcd",
+    "/etc/kubernetes",
+    "/usr/libexec/kubernetes",
+    "/run/containerd",
+    "/run/xtables.lock",
+)
 
 
 async def configure(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import platform
 
-import yaml
-
 from skerry.agent.kube import (
     certificates,
     controlplane,
@@ -155,7 +153,7 @@ class KubeadmEngine:
             cluster_name=record.cluster_name,
             initialised=running,
             version=record.version,
-            control_plane_version=_manifest_version(doors),
+            control_plane_version=gate.manifest_image(doors, "kube-apiserver").partition(":v")[2],
             kubelet_version=doors.linked_version("kubelet"),
             runtime_version=doors.linked_version("containerd"),
             runtime_active=running and await doors.active(places.CONTAINERD_UNIT),
@@ -224,12 +222,3 @@ class KubeadmEngine:
                 message="; ".join(told)[:2000],
             )
         return Condition(type="LayersReady", status="True", reason="Ready")
-
-
-def _manifest_version(doors: Doors) -> str:
-    """Version that the API server's manifest asks for; empty when it is stopped."""
-    text = doors.text(places.manifest("kube-apiserver"))
-    if not text:
-        return ""
-    image = yaml.safe_load(text)["spec"]["containers"][0]["image"]
-    return str(image).rsplit(":", 1)[1].removeprefix("v")

@@ -25,6 +25,7 @@ FENCE = f"{KUBE}/fence.nft"
 CONTAINERD_STATE = f"{RUN}/containerd"
 CONTAINERD_SOCKET = f"{CONTAINERD_STATE}/containerd.sock"
 RUNTIME_APPLIED = f"{RUN}/applied-runtime"
+KUBECTL_CACHE = f"{RUN}/kubectl"
 KUBELET_APPLIED = f"{RUN}/applied-kubelet"
 
 UNITS = "/etc/systemd/system"

@@ -20,6 +20,13 @@ from skerry.lib.proc import Result, Runner
 from skerry.model.meta import Record
 from skerry.plan.desired import DesiredCluster
 
+# Set empty for every program that talks to this host's own address. kubeadm would also write
+# what it finds into the control plane's manifests.
+NO_PROXIES = dict.fromkeys(
+    "HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy".split(),
+    "",
+)
+
 
 class KubeRecord(Record, frozen=True, kw_only=True):
     """`started` is set before the first change on the host, `initialised` by the confirmation
@@ -104,15 +111,34 @@ class Doors:
         config = places.ADMIN_CONF if self.record().initialised else places.SUPER_ADMIN_CONF
         return await self.run(
             f"{places.LINKS}/kubectl",
-            "--kubeconfig",
-            config,
+            *("--kubeconfig", config, "--cache-dir", places.KUBECTL_CACHE),
             "--request-timeout",
             f"{max(int(timeout_s) - 2, 1)}s",
             *words,
             timeout_s=timeout_s,
             check=check,
             stdin=stdin,
+            env=NO_PROXIES,
         )
+
+    async def probe(self, url: str, *, timeout_s: float = 10) -> str:
+        """Ask a health address of this host; empty when it answers well, else what went wrong.
+
+        kubectl is the one HTTP client that every release brings; the control plane's own
+        certificates are not signed by anyone, so they are not checked on this host's addresses.
+        """
+        server, path = url[: url.index("/", 8)], url[url.index("/", 8) :]
+        answer = await self.run(
+            f"{places.LINKS}/kubectl",
+            *("--kubeconfig", places.SUPER_ADMIN_CONF, "--cache-dir", places.KUBECTL_CACHE),
+            "--insecure-skip-tls-verify",
+            *("--request-timeout", f"{int(timeout_s)}s", "--server", server),
+            *("get", "--raw", path),
+            timeout_s=timeout_s + 2,
+            check=False,
+            env=NO_PROXIES,
+        )
+        return "" if answer.ok else last_line(answer.stderr)
 
     async def ctr(
         self, *words: str, timeout_s: float = 60, check: bool = True, version: str = ""
@@ -128,6 +154,12 @@ class Doors:
             *words,
         )
         return await self.runner.run(argv, timeout_s=timeout_s, check=check)
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, for messages."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip()[-300:] if lines else "no message"
 
 
 def needed(cluster: DesiredCluster | None) -> DesiredCluster:

@@ -30,13 +30,13 @@ _FOLDERS = (
     places.CONTAINERD_STATE,
     places.CNI_STATE,
     places.RUNTIME_APPLIED,
+    places.KUBECTL_CACHE,
     places.KUBELET_APPLIED,
     places.LINKS,
     places.RELEASES,
     "/var/lib/kube-proxy",
     "/var/log/pods",
     "/var/log/containers",
-    "/var/lib/cni",
 )
 _OWN_TABLES = ("kube-proxy", "skerry_fence", "cni_plugins_masquerade", "cni_hostport")
 _CHAIN_PREFIXES = ("KUBE-", "CNI-")
@@ -52,8 +52,6 @@ async def reset(doors: Doors) -> None:
     _files(doors, before)
     await doors.systemctl("daemon-reload")
     await doors.systemctl("reset-failed", check=False)
-    if before is not None:
-        doors.root.remove(places.KUBE)
     left = [path for path in (places.KUBELET, places.CONTAINERD_ROOT) if doors.root.exists(path)]
     if left:
         raise EngineFailed(Reason.RESET_INCOMPLETE, f"could not be removed: {', '.join(left)}")
@@ -180,5 +178,8 @@ def _files(doors: Doors, before: Before | None) -> None:
         doors.root.remove(path)
     had = set(before.folders) if before else set(FOLDERS)
     for path in FOLDERS:
-        if path not in had and not doors.root.list(path):
+        if path not in had:
             doors.root.remove(path)
+    parent = places.RELEASES.rsplit("/", 1)[0]
+    if not doors.root.list(parent):
+        doors.root.remove(parent)

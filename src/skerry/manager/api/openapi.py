@@ -253,3 +253,10 @@ def _query(name: str, kind: str = "string") -> dict[str, Any]:
 
 def _ref(name: str) -> dict[str, str]:
     return {"$ref": _REF.format(name=name)}
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    sys.stdout.write(json.dumps(openapi(), indent=2, sort_keys=True) + "\n")

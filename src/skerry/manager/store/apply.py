@@ -69,8 +69,14 @@ def apply(writes: WriteSet) -> Steps[Committed]:
     return Committed(revision=last, written=tuple(written))
 
 
-def upkeep(now: datetime, retention: Retention) -> Steps[None]:
-    """Forget what is older than the retention and what has expired."""
+def apply_and_tidy(writes: WriteSet, now: datetime, retention: Retention) -> Steps[Committed]:
+    """As `apply`, and forget what is older than the retention or has expired."""
+    committed = yield from apply(writes)
+    yield from _tidy(now, retention)
+    return committed
+
+
+def _tidy(now: datetime, retention: Retention) -> Steps[None]:
     revision = (yield Call(sql.SEQUENCE, {"sequence": "revision"}))[0][0]
     to = revision - retention.changes
     if to > 0:

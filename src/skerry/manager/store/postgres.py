@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 from sqlalchemy import URL, Table, text
@@ -52,6 +53,9 @@ class PostgresDatabase:
         self._timeout_s = timeout_s
         self._readers: Any = None
         self._writers: Any = None
+        self._under_way = 0
+        self._idle = anyio.Event()
+        self._closed = False
 
     async def start(self) -> None:
         """Fill the pools."""
@@ -61,7 +65,7 @@ class PostgresDatabase:
 
     async def read(self, steps: Steps[T]) -> T:
         """Run steps in one snapshot."""
-        with self._failures():
+        with self._used(), self._failures():
             async with (
                 self._readers.acquire(timeout=self._timeout_s) as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
@@ -71,7 +75,7 @@ class PostgresDatabase:
 
     async def write(self, steps: Steps[T]) -> T:
         """Run steps as one transaction, after every earlier one of any manager."""
-        with self._failures():
+        with self._used(), self._failures():
             async with (
                 self._writers.acquire(timeout=self._timeout_s) as connection,
                 connection.transaction(),
@@ -83,10 +87,14 @@ class PostgresDatabase:
     async def export(self, path: str) -> None:
         """Write everything into a SQLite file: the backup of both back ends is the same."""
         # In a thread with a loop of its own, since it mixes waiting for both databases.
-        await anyio.to_thread.run_sync(self._export, Path(path))
+        with self._used():
+            await anyio.to_thread.run_sync(self._export, Path(path))
 
     async def close(self) -> None:
-        """Waits for what is under way."""
+        """Ends after everything handed in so far."""
+        self._closed = True
+        if self._under_way:
+            await self._idle.wait()
         for pool in (self._readers, self._writers):
             if pool is not None:
                 try:
@@ -121,6 +129,18 @@ class PostgresDatabase:
                     into.execute("COMMIT")
         finally:
             await connection.close()
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        if self._closed:
+            raise StoreUnavailable(f"the database {self._shown} was closed")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if self._closed and not self._under_way:
+                self._idle.set()
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

@@ -68,8 +68,9 @@ class SqlStore:
         self._retention = retention
         self._poll_s = poll_s
         self._committed = anyio.Event()
-        self._upkeep_at = float("-inf")
-        self._upkeep_revision = 0
+        self._revision = 0
+        self._kept_at = float("-inf")
+        self._kept_revision = 0
 
     async def get(self, kind: str, project: str, name: str) -> AnyResource:
         """Raises NotFound."""
@@ -86,11 +87,11 @@ class SqlStore:
     async def commit(self, writes: WriteSet) -> Committed:
         """Durable when it returns. Raises Conflict, NotFound, LimitReached."""
         try:
-            committed = await self.database.write(apply.apply(writes))
+            committed = await self.database.write(self._steps(writes))
         finally:
             # Also when the caller was cancelled: the transaction may have been committed.
             self._wake()
-        await self._upkeep(committed.revision)
+        self._revision = max(self._revision, committed.revision)
         return committed
 
     async def watch(self, kinds: Sequence[str], *, since: int) -> AsyncIterator[Change]:
@@ -142,11 +143,11 @@ class SqlStore:
         committed, self._committed = self._committed, anyio.Event()
         committed.set()
 
-    async def _upkeep(self, revision: int) -> None:
-        """Prune now and then, paid by a writer: no task of its own that could be lost."""
+    def _steps(self, writes: WriteSet) -> Steps[Committed]:
+        """The transaction; now and then with the upkeep, so that no task of its own is needed."""
         now = self._clock.monotonic()
         step = max(1, self._retention.changes // 10)
-        if now - self._upkeep_at < UPKEEP_EVERY_S and revision - self._upkeep_revision < step:
-            return
-        self._upkeep_at, self._upkeep_revision = now, revision
-        await self.database.write(apply.upkeep(self._clock.now(), self._retention))
+        if now - self._kept_at < UPKEEP_EVERY_S and self._revision - self._kept_revision < step:
+            return apply.apply(writes)
+        self._kept_at, self._kept_revision = now, self._revision
+        return apply.apply_and_tidy(writes, self._clock.now(), self._retention)

@@ -1,0 +1,1 @@
+"""One module per part of the console. A page reads through services and shows a template."""

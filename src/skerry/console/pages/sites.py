@@ -1,0 +1,67 @@
+"""Sites: places with hosts."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from skerry.console.door import Visit, back
+from skerry.console.pages.listing import count, listing
+from skerry.manager.services import objects
+from skerry.model.kinds import KINDS
+from skerry.model.meta import DEFAULT_PROJECT
+from skerry.model.problems import DocumentInvalid
+
+_KIND = KINDS["Site"]
+
+
+async def index(visit: Visit) -> Response:
+    """All sites."""
+    return await _show(visit)
+
+
+async def create(visit: Visit) -> Response:
+    """A new site."""
+    form = visit.form
+    project = form.get("project", "") or visit.project_for(_KIND.name) or DEFAULT_PROJECT
+    document = {
+        "kind": _KIND.name,
+        "metadata": {"name": form.get("name", "").strip(), "project": project},
+        "spec": {
+            "address": form.get("address", "").strip(),
+            "timeZone": form.get("zone", "").strip() or "UTC",
+        },
+    }
+    try:
+        await objects.apply(visit.centre, visit.caller, document, kind=_KIND, revision=0)
+    except DocumentInvalid as exc:
+        return await _show(visit, error=exc, status=422)
+    return back("/sites")
+
+
+async def delete(visit: Visit) -> Response:
+    """Remove a site that no host is at."""
+    await objects.delete(visit.centre, visit.caller, _KIND, visit.place)
+    return back("/sites")
+
+
+async def _show(
+    visit: Visit, *, error: DocumentInvalid | None = None, status: int = 200
+) -> Response:
+    found = await listing(visit, _KIND.name)
+    rows = [
+        (
+            site,
+            await count(visit, "Host", site.project, spec__site=site.name),
+            await count(
+                visit,
+                "Host",
+                site.project,
+                spec__site=site.name,
+                status__conditions__reason="HostSilent",
+            ),
+        )
+        for site in found.items
+    ]
+    return await visit.show(
+        "sites.html", status=status, listing=found, rows=rows, error=error, form=visit.form
+    )
