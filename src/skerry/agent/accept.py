@@ -259,7 +259,7 @@ def _facts(identity: Identity, part: ClusterAssignment, architecture: str) -> di
 
 def _open(secrets: tuple[SealedSecret, ...], keys: HostKeys) -> dict[str, str]:
     return {
-        f"secret.{secret.name}": pki.open_sealed(
+        secret.name: pki.open_sealed(
             secret.sealed, keys.sealing, info=secret.name.encode()
         ).decode()
         for secret in secrets

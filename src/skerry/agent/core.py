@@ -26,7 +26,7 @@ from skerry.agent.identity import (
 )
 from skerry.agent.journal import EventLog, Journal
 from skerry.agent.kube.engine import KubeEngine
-from skerry.agent.sync import LocalStatus, Syncer
+from skerry.agent.sync import HOLD_S, LocalStatus, Syncer
 from skerry.agent.work import Standing, Worker
 from skerry.lib.clock import Clock
 from skerry.lib.files import Root
@@ -41,7 +41,8 @@ _ASK_MAX_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The doors that the agent works through."""
+    """The doors that the agent works through. `hold_s` is how long the manager may hold a sync;
+    a fleet that shares its connections asks for 0."""
 
     root: Root
     runner: Runner
@@ -50,6 +51,7 @@ class Parts:
     channel: Callable[[Identity, HostKeys, Counter], Channel] = HttpChannel
     facts: HostFacts | None = None
     idle_s: float = 10.0
+    hold_s: int = HOLD_S
 
 
 async def run_agent(parts: Parts) -> None:
@@ -149,6 +151,7 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
             on_assignment=worker.nudge,
             on_revoked=revoked,
             fingerprint=keys.fingerprint,
+            hold_s=parts.hold_s,
         )
         tg.start_soon(worker.run)
         tg.start_soon(syncer.run)

@@ -29,13 +29,14 @@ from skerry.lib.proc import Runner
 from skerry.model.kinds import Inventory
 from skerry.model.meta import Condition, Record
 from skerry.wire.envelope import Envelope
-from skerry.wire.messages import HostReport, SyncRequest
+from skerry.wire.messages import HostReport, SyncAnswer, SyncRequest
 
 log = structlog.get_logger("skerry.agent.sync")
 
 _INVENTORY_EVERY_S = 300.0
 _BACKOFF_MAX_S = 300.0
-_HOLD_S = 20
+HOLD_S = 25
+_HELD = 0.8
 
 
 class LocalStatus(Record, frozen=True, kw_only=True):
@@ -67,7 +68,7 @@ class Syncer:
     on_assignment: Callable[[], None]
     on_revoked: Callable[[str], Awaitable[None]]
     fingerprint: str = ""
-    hold_s: int = _HOLD_S
+    hold_s: int = HOLD_S
     _confirmed: str = ""
     _inventory: Inventory | None = None
     _inventory_at: float = 0.0
@@ -88,10 +89,13 @@ class Syncer:
 
     async def turn(self) -> float:
         """One sync; seconds until the next."""
+        changed = self.standing.changed  # before the report: a change while it is made counts
         report = await self._report()
         digest = sha256(canonical_json(report))
         have = accept.stored(self.root)
         mark = self.standing.acknowledged
+        idle = digest == self._confirmed and not self._failures and self.standing.progress is None
+        hold_s = self.hold_s if idle else 0
         request = SyncRequest(
             have_epoch=have.epoch if have else 0,
             have_digest=have.digest if have else "",
@@ -100,15 +104,19 @@ class Syncer:
             status_digest=digest,
             report=None if digest == self._confirmed else report,
             events=self.events.waiting(),
+            wait_s=hold_s,
         )
+        started = self.clock.monotonic()
         try:
-            answer = await self.channel.sync(request)
+            answer = await self._ask(request, changed)
         except ChannelFailed as exc:
             return self._failed(exc, report)
         except ChannelRefused as exc:
             if exc.reason == "Revoked":
                 await self.on_revoked(exc.message)
             return self._failed(exc, report)
+        if answer is None:
+            return 0.0
         back_s = random.uniform(0.5, 3.0) if self._failures else 0.0  # noqa: S311  # spreads load
         self._failures = 0
         self._line = Condition(type="Synced", status="True", reason="Synced")
@@ -120,7 +128,31 @@ class Syncer:
         # At once when the manager lost our report or more events wait.
         if answer.want_report or (answer.events_through and self.events.waiting()):
             return 0.05
+        if hold_s and self.clock.monotonic() - started >= hold_s * _HELD:
+            return 0.05  # the manager held the request: it does the waiting for us
         return float(answer.next_s) + back_s
+
+    async def _ask(self, request: SyncRequest, changed: anyio.Event) -> SyncAnswer | None:
+        """The answer, or None when something changed here while the manager held the request."""
+        if not request.wait_s:
+            return await self.channel.sync(request)
+        answer: SyncAnswer | None = None
+        failure: SkerryError | None = None
+        async with anyio.create_task_group() as tg:
+
+            async def interrupt() -> None:
+                await changed.wait()
+                tg.cancel_scope.cancel()
+
+            tg.start_soon(interrupt)
+            try:
+                answer = await self.channel.sync(request)
+            except SkerryError as exc:
+                failure = exc
+            tg.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return answer
 
     def _take(self, envelope: Envelope) -> None:
         try:

@@ -68,6 +68,8 @@ class Worker:
     _stopped: Failure | None = None
     _tries: int = 0
     _retry_failed: int = 0
+    _last_done: Operation | None = None
+    _repeats: int = 0
 
     def nudge(self) -> None:
         """A new assignment is there."""
@@ -127,6 +129,10 @@ class Worker:
             # The last try of this plan stopped; do not hammer.
             delay, self._tries = self._delay(), self._tries + 1
             await self.clock.sleep(delay)
+        if plan == self._last_done:
+            # It ended well and is planned again: what it should change did not change. No spin.
+            self._last_done, self._repeats = None, min(self._repeats + 1, 8)
+            return float(min(self.idle_s * 2**self._repeats, 300))
         good = self.journal.last_good()
         entry = Entry(
             operation=plan,
@@ -141,7 +147,7 @@ class Worker:
 
     async def _settled(self, desired: DesiredHost, observed: KubeObserved) -> None:
         """Nothing left to do: acknowledge what is healthy."""
-        self._stopped, self._tries = None, 0
+        self._stopped, self._tries, self._repeats = None, 0, 0
         health = await self._health(desired.cluster)
         healthy = all(condition.status == "True" for condition in health)
         if healthy and self.journal.last_good() != desired.cluster:
@@ -240,7 +246,7 @@ class Worker:
             if failure is not None:
                 self._refused(failure)
         else:
-            self._stopped = None
+            self._stopped, self._last_done = None, operation
             self.events.add("OperationDone", f"{_words(operation, entry.cluster)} done", at=now)
         self.journal.clear()
         log.info("operation.ended", operation=operation.name, verdict=verdict.value)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+from typing import IO, cast
 
 import anyio.to_thread
 import msgspec
@@ -265,7 +266,7 @@ def _pack(folder: Path, out: Path, python: str) -> AgentInfo:
         out.open("wb") as raw,
         gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as writing,
     ):
-        write_tar(archive_entries(folder), writing)
+        write_tar(archive_entries(folder), cast("IO[bytes]", writing))
     digest, size = file_digest(out)
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return AgentInfo(

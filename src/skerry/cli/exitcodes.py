@@ -1,4 +1,4 @@
-"""What the exit code of `skerry` says. Scripts rely on it, so a number never changes its meaning."""
+"""What the exit code of `skerry` says. Scripts rely on it: a number keeps its meaning."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from skerry.cli.exitcodes import ExitCode, exit_code
 from skerry.lib.errors import SkerryError
 
 _SHOWN = 100
+_INVALID = " is not valid: "
 
 
 def report(exc: BaseException) -> ExitCode:
@@ -43,20 +44,23 @@ def report(exc: BaseException) -> ExitCode:
 
 def show(exc: SkerryError, *, about: str = "") -> None:
     """One failure on stderr with its problems, changes and next step."""
-    say(f"{about}: {exc.message}" if about else exc.message)
     problems = getattr(exc, "problems", ())
     changes = getattr(exc, "changes", ())
+    say(f"{about}: {_headline(exc)}" if about else _headline(exc))
+    alone = len(problems) == 1
     for item in problems[:_SHOWN]:
         path = f"{item.path}: " if item.path else ""
-        hint = f" ({item.hint})" if item.hint else ""
+        hint = f" ({item.hint})" if item.hint and not alone else ""
         click.echo(f"  {path}{item.message}{hint}", err=True)
     for item in changes[:_SHOWN]:
         click.echo(f"  {item.path}: {item.before or '-'} -> {item.after or '-'}", err=True)
     left = len(problems) + len(changes) - 2 * _SHOWN
     if left > 0:
         click.echo(f"  and {left} more", err=True)
-    if exc.hint:
-        next_step(exc.hint)
+    if len(problems) > 1:
+        next_step("correct these and try again")
+    elif hint := exc.hint or (problems[0].hint if problems else ""):
+        next_step(hint)
 
 
 def say(text: str) -> None:
@@ -70,6 +74,13 @@ def say(text: str) -> None:
 def next_step(text: str) -> None:
     """`next: ...`"""
     click.echo(f"  {click.style('next', bold=True)}: {text}", err=True)
+
+
+def _headline(exc: SkerryError) -> str:
+    """The message, without the problems that follow line by line."""
+    if getattr(exc, "problems", ()) and _INVALID in exc.message:
+        return exc.message.partition(_INVALID)[0] + _INVALID.rstrip(": ")
+    return exc.message
 
 
 def _report_usage(exc: click.UsageError) -> ExitCode:

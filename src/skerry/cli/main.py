@@ -52,6 +52,7 @@ SECTIONS: Sections = {
         "release": (f"{_AT}.releases:release", "Build, sign and push what hosts run."),
         "lab": (f"{_AT}.labs:lab", "Run real hosts on this computer."),
         "simulate": (f"{_AT}.simulating:simulate", "Run a simulated fleet."),
+        "bundle": (f"{_AT}.bundles:bundle", "Carry a host's state to a site without a line."),
         "completion": (f"{_AT}.completing:completion", "Print shell completion."),
     },
 }

@@ -6,14 +6,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from skerry.client.answers import Uploaded
-from skerry.client.api import Api
+from skerry.client.api import Api, address
 from skerry.client.connection import send, streaming
 from skerry.client.errors import ApiFailed, Conflict, Unreachable
 from skerry.lib.digest import sha256
 from skerry.lib.errors import SkerryError
+from skerry.model.kinds import KINDS
 
 Progress = Callable[[int], None]
 _CHUNK = 1 << 20
@@ -76,6 +78,30 @@ async def download_blob(api: Api, digest: str, *, limit: int) -> bytes:
     if sha256(bytes(data)) != digest:
         raise SkerryError(f"the manager sent other content than {digest}", hint="try again")
     return bytes(data)
+
+
+async def save_bundle(
+    api: Api, project: str, host: str, target: Path, *, progress: Progress | None = None
+) -> int:
+    """Write a host's bundle file; its size in bytes. The file appears when it is complete."""
+    tell = progress or _silent
+    partial = target.with_name(f".{target.name}.part")
+    size = 0
+    try:
+        path = f"{address(KINDS['Host'], project, host)}/bundle"
+        with partial.open("wb") as stream:
+            async with streaming(api.http, path) as answer:
+                async for chunk in answer.aiter_bytes():
+                    await anyio.to_thread.run_sync(stream.write, chunk)
+                    size += len(chunk)
+                    tell(len(chunk))
+                wanted = answer.headers.get("content-length", "")
+        if wanted.isdigit() and int(wanted) != size:
+            raise SkerryError(f"the bundle broke off at {size} of {wanted} bytes", hint="try again")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return size
 
 
 async def _offset(api: Api, digest: str) -> int | None:

@@ -6,10 +6,11 @@ movement. The stream ends within seconds when the session does.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from functools import partial
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
@@ -36,11 +37,19 @@ async def stream(visit: Visit) -> Response:
         raise NotPermitted(f"{visit.caller.name} may not watch this", reason="NotPermitted")
     send, receive = anyio.create_memory_object_stream[ServerSentEvent](4)
     return EventSourceResponse(
-        receive,
+        _received(receive),
         data_sender_callable=partial(_send, visit, kinds, send),
         headers={**render.HEADERS, "cache-control": "no-store"},
         ping=20,
     )
+
+
+async def _received(
+    stream: MemoryObjectReceiveStream[ServerSentEvent],
+) -> AsyncIterator[ServerSentEvent]:
+    async with stream:
+        async for item in stream:
+            yield item
 
 
 async def _send(

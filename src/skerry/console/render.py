@@ -26,7 +26,6 @@ STATIC_FILES = {
     "skerry.js": "text/javascript; charset=utf-8",
     "mark.svg": "image/svg+xml",
     "contours.svg": "image/svg+xml",
-    "contours-dark.svg": "image/svg+xml",
 }
 
 HEADERS = {
@@ -82,6 +81,7 @@ def environment() -> jinja2.Environment:
         cluster_state=states.cluster_state,
         token_state=states.token_state,
         condition_tone=states.condition_tone,
+        here=states.here,
     )
     return made
 

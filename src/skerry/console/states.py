@@ -92,6 +92,25 @@ def cluster_cause(cluster: AnyResource) -> Cause:
     return why(cluster.status.conditions, facts)
 
 
+def here(cause: Cause, project: str) -> tuple[str, str] | None:
+    """(address, words) of the console's own way to a next action, when there is one."""
+    words = cause.next_action.split()
+    match words[1:]:
+        case ["edit", "cluster", name]:
+            return f"/clusters/{project}/{name}/change", "Change the cluster"
+        case ["describe", "cluster", name]:
+            return f"/clusters/{project}/{name}", "See the cluster"
+        case ["describe", "host", name]:
+            return f"/hosts/{project}/{name}", "See the host"
+        case ["approve", "host", _]:
+            return "/approvals", "Review"
+        case ["token", "create"]:
+            return "/tokens", "Make a token"
+        case ["get", "profiles"]:
+            return "/profiles", "See the profiles"
+    return None
+
+
 def cluster_state(cluster: AnyResource) -> State:
     """The state of a cluster."""
     if cluster.metadata.deleted_at is not None:

@@ -48,7 +48,9 @@ def artifact_name(built: BuiltArtifact) -> str:
     return f"{built.name}-{built.version}-{built.architecture}".lower().replace(".", "-")
 
 
-async def find(api: Api, kind: str, name: str, *, project: str = DEFAULT_PROJECT) -> Document | None:
+async def find(
+    api: Api, kind: str, name: str, *, project: str = DEFAULT_PROJECT
+) -> Document | None:
     """An object, or None when there is none."""
     try:
         return await api.get(KINDS[kind], _project(kind, project), name)
@@ -181,7 +183,8 @@ def _state(cluster: Document) -> str:
     """Phase and, until it runs, what it waits for."""
     status = cluster["status"]
     phase = str(status.get("phase", "Pending"))
-    ready = next((item for item in status.get("conditions", ()) if item["type"] == "Ready"), {})
+    conditions: list[Document] = status.get("conditions", [])
+    ready = next((item for item in conditions if item["type"] == "Ready"), {})
     why = ready.get("message", "")
     return f"{phase}: {why}" if why and phase != "Running" else phase
 

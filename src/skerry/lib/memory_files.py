@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskFull, FileMissing
+
+_Value = TypeVar("_Value")
 
 
 class PowerCut(BaseException):
@@ -124,12 +127,8 @@ class MemoryRoot:
         if not self.exists(old):
             raise FileMissing(old)
         self._begin()
-        for table in (self.files, self.links):
-            moved = {
-                new + name[len(old) :]: table.pop(name)
-                for name in [name for name in table if name == old or name.startswith(old + "/")]
-            }
-            table.update(moved)
+        _move(self.files, old, new)
+        _move(self.links, old, new)
         self._end()
 
     def link(self, path: str, target: str) -> None:
@@ -162,6 +161,11 @@ class MemoryRoot:
     def _end(self) -> None:
         if self._cutting():
             raise PowerCut
+
+
+def _move(table: dict[str, _Value], old: str, new: str) -> None:
+    names = [name for name in table if name == old or name.startswith(old + "/")]
+    table.update({new + name[len(old) :]: table.pop(name) for name in names})
 
 
 def _check(path: str) -> None:

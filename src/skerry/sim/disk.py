@@ -1,8 +1,9 @@
 """A simulated host's disk in memory, and the one file in which a whole fleet's disks are kept.
 
 What every machine of a shape has is shared and cannot be changed; equal content is held once for
-all hosts. The file is an append-only log that is packed at each start. It is written a few times a
-second for all hosts together, so a killed simulation can lose the last moment of its hosts' lives.
+all hosts. The file is an append-only log that is packed at each start and when it grew much. It is
+written a few times a second for all hosts together, so a killed simulation can lose the last moment
+of its hosts' lives.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from skerry.lib.files import FileMissing, Root
 _LOG = "/fleet.log"
 # Shown to people on the host, made again at each start.
 _NOT_KEPT = frozenset({paths.STATUS})
+_PACK_BYTES = 16 * 1024**2
+_PACK_TIMES = 4
 _FREE_BYTES = 200 * 1024**3
 
 
@@ -41,6 +44,8 @@ class FleetDisk:
     _hosts: dict[str, dict[str, bytes]] = field(default_factory=dict)
     _waiting: list[bytes] = field(default_factory=list)
     _logged: set[str] = field(default_factory=set)
+    _packed_bytes: int = 0
+    _added_bytes: int = 0
 
     def load(self) -> None:
         """Read what an earlier simulation left, and pack it."""
@@ -73,7 +78,12 @@ class FleetDisk:
         """Write what changed since the last time."""
         if self.root is not None and self._waiting:
             waiting, self._waiting = self._waiting, []
-            self.root.append(_LOG, b"".join(waiting))
+            data = b"".join(waiting)
+            self._added_bytes += len(data)
+            if self._added_bytes > max(_PACK_BYTES, _PACK_TIMES * self._packed_bytes):
+                self._pack()
+            else:
+                self.root.append(_LOG, data)
 
     def _note(self, host: str, path: str, data: bytes | None) -> None:
         if self.root is None or path in _NOT_KEPT:
@@ -102,7 +112,8 @@ class FleetDisk:
     def _pack(self) -> None:
         assert self.root is not None
         self._logged.clear()
-        self.root.write_chunks(
+        self._added_bytes = 0
+        self._packed_bytes = self.root.write_chunks(
             _LOG,
             (
                 self._line(host, path, data)

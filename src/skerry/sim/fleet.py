@@ -21,13 +21,12 @@ from skerry.agent import paths, register
 from skerry.agent.channel import Channel, HttpChannel
 from skerry.agent.core import Parts, run_agent
 from skerry.agent.identity import Counter, HostKeys, Identity
-from skerry.agent.kube.engine import KubeEngine
 from skerry.agent.sync import LocalStatus
 from skerry.lib.clock import Clock, SystemClock
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.sim.disk import FleetDisk, HostRoot
-from skerry.sim.engine import fake_engine
+from skerry.sim.engine import STEP_S, KeptEngine
 from skerry.sim.line import Faults, FaultyChannel, Line
 from skerry.sim.machines import Machine, MachineRunner, shape_files, shapes
 from skerry.sim.places import Harbour, harbours
@@ -40,9 +39,6 @@ _COUNT_S = 2.0
 _CONNECTIONS = 32
 # A simulated Kubernetes does not break by itself, so hosts look at it less often.
 _IDLE_S = 60.0
-
-# The Kubernetes of a host: its disk, the clock, whether its updates fail.
-EngineMaker = Callable[[HostRoot, Clock, bool], KubeEngine]
 
 
 class FleetCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +71,7 @@ class Fleet:
     clock: Clock = field(default_factory=SystemClock)
     idle_s: float = _IDLE_S
     client: httpx2.AsyncClient | None = None
-    engine: EngineMaker = fake_engine
+    step_s: float = STEP_S
     roots: dict[str, HostRoot] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -127,7 +123,9 @@ class Fleet:
         tally: Tally[str] = Tally()
         for root in self.roots.values():
             if paths.STATUS in root.files:
-                tally.update(_states(msgspec.json.decode(root.files[paths.STATUS], type=LocalStatus)))
+                tally.update(
+                    _states(msgspec.json.decode(root.files[paths.STATUS], type=LocalStatus))
+                )
         return FleetCount(hosts=len(self.roots), **tally)
 
     def _parts(self, number: int, client: httpx2.AsyncClient) -> Parts:
@@ -163,9 +161,12 @@ class Fleet:
             root=root,
             runner=MachineRunner(machine),
             clock=self.clock,
-            engine=lambda _content: self.engine(root, self.clock, bad_updates),
+            engine=lambda _content: KeptEngine(
+                root, self.clock, bad_updates=bad_updates, step_s=self.step_s
+            ),
             channel=channel,
             idle_s=self.idle_s,
+            hold_s=0,
         )
 
     def _registered(self, name: str) -> bool:
@@ -235,8 +236,6 @@ def _client(authority_pem: str) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(
         verify=context,
         trust_env=False,
-        limits=httpx2.Limits(
-            max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS
-        ),
+        limits=httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
         headers={"user-agent": f"skerry-agent/{__version__}"},
     )

@@ -15,7 +15,6 @@ from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
 from skerry.wire import messages
 
-
 _AWAY_S = (900.0, 7200.0)
 _BACK_S = (30.0, 120.0)
 _DELAY_S = (0.4, 4.0)

@@ -297,8 +297,7 @@ async def test_backup_while_writing_is_one_moment(backend: Any, tmp_path: Path) 
             number += 1
 
     async with anyio.create_task_group() as group:
-        for start in range(1):
-            group.start_soon(write)
+        group.start_soon(write)
         for number in range(3):
             await anyio.sleep(0.1)
             await store.backup(f"{tmp_path}/{number}.db")
@@ -325,8 +324,18 @@ async def test_restore_never_overwrites_a_store(backend: Any, target: str, tmp_p
     await store.backup(f"{tmp_path}/backup.db")
     await restore(f"{tmp_path}/backup.db", target)
 
-    with pytest.raises(BackupRefused, match="exists|holds a store"):
+    with pytest.raises(BackupRefused, match=r"exists|holds a store"):
         await restore(f"{tmp_path}/backup.db", target)
+
+
+async def test_restore_refuses_a_left_over_log(tmp_path: Path) -> None:
+    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    await store.backup(f"{tmp_path}/backup.db")
+    await store.close()
+    (tmp_path / "restored.db-wal").write_bytes(b"old")
+
+    with pytest.raises(BackupRefused, match="restored.db-wal exists"):
+        await restore(f"{tmp_path}/backup.db", f"sqlite:///{tmp_path}/restored.db")
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "text", "foreign", "flipped"])

@@ -84,6 +84,35 @@ async def test_waiting_watch_is_woken_by_a_commit_of_its_own_process(backend: An
     assert seen == list(range(1, 21))
 
 
+class _CommitsBehindTheRead:
+    """A database on which something is committed between a read and its answer, once."""
+
+    def __init__(self, store: Any) -> None:
+        self.inner = store.database
+        self.store = store
+        self.done = False
+
+    async def read(self, steps: Any) -> Any:
+        result = await self.inner.read(steps)
+        if not self.done:
+            self.done = True
+            await put(self.store, "h1")
+        return result
+
+    async def write(self, steps: Any) -> Any:
+        return await self.inner.write(steps)
+
+
+async def test_commit_between_reading_and_waiting_is_not_slept_through(backend: Any) -> None:
+    store = await backend.open(poll_s=3600)
+    real, store.database = store.database, _CommitsBehindTheRead(store)
+
+    changes = await take(store, 1, since=0)
+
+    store.database = real
+    assert changes[0].resource.name == "h1"
+
+
 async def test_waiting_watch_sees_the_commit_of_another_process(backend: Any) -> None:
     store, other = await backend.open(poll_s=0.05), await backend.open()
     async with anyio.create_task_group() as group:
@@ -187,6 +216,18 @@ async def test_events_come_newest_first_by_object_and_page_downwards(store: Stor
     rest = await store.events(kind="Host", name="h1", limit=2, after=page[-1].sequence)
     assert [item.event.reason for item in (*page, *rest)] == ["R5", "R3", "R1"]
     assert await store.events(kind="Site") == []
+
+
+async def test_events_and_audits_take_any_text(store: Store) -> None:
+    odd = "a\x00b\udc80c\n\u2028é"
+    await store.commit(
+        WriteSet(events=(replace(event(), message=odd),), audits=(replace(audit(), change=odd),))
+    )
+
+    assert (await store.events())[0].event.message == "a\ufffdb?c\n\u2028é"
+    records = await store.audits()
+    assert records[0].audit.change == "a\ufffdb?c\n\u2028é"
+    verify_chain(records)
 
 
 async def test_events_are_forgotten_by_number_and_age(backend: Any) -> None:

@@ -177,6 +177,27 @@ async def test_one_failing_caller_harms_no_other(store: Store) -> None:
     assert await store.revision() == 41
 
 
+async def test_value_that_cannot_be_stored_harms_no_other_caller(store: Store) -> None:
+    refused = []
+
+    async def write(number: int) -> None:
+        bad = number % 4 == 0
+        count = 2**70 if bad else 1
+        values = (SetValue("s", f"k{number}", object() if bad else b"x"),)  # type: ignore[arg-type]
+        try:
+            await store.commit(WriteSet(values=values, takes=(Take("c", count * 100),)))
+        except SkerryError as exc:
+            refused.append(exc.retryable)
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(write, number)
+
+    assert refused == [False] * 5
+    assert await store.counter("c") == 15
+    assert len(await store.values("s")) == 15
+
+
 async def test_only_one_of_many_parallel_writers_wins(store: Store) -> None:
     first = await put(store, host("h1"))
     won = []

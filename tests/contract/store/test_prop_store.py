@@ -136,9 +136,12 @@ class StoreMachine(RuleBasedStateMachine):
 
         try:
             self.commit(deletes=(Delete("Host", project, name, seen),))
-        except (Conflict, NotFound) as refused:
-            assert isinstance(refused, NotFound) == (old is None)
-            assert old is None or drift
+        except NotFound:
+            assert old is None
+            return
+        except Conflict:
+            assert old is not None
+            assert drift
             return
 
         assert old is not None

@@ -194,13 +194,15 @@ class Manager:
             config=Descriptor(
                 media_type="application/json", digest=sha256(config), size=len(config)
             ),
-            layers=(
-                Descriptor(media_type="application/x", digest=sha256(layer), size=len(layer)),
-            ),
+            layers=(Descriptor(media_type="application/x", digest=sha256(layer), size=len(layer)),),
         ).encode()
         assert self.centre.keys.release is not None
         statement = messages.ArtifactStatement(
-            name=name, type=kind, version=version, architecture=architecture, digest=sha256(manifest)
+            name=name,
+            type=kind,
+            version=version,
+            architecture=architecture,
+            digest=sha256(manifest),
         )
         envelope = env.sign(
             env.ARTIFACT, canonical_json(statement), [self.centre.keys.release]
@@ -275,9 +277,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def manager(
-    settings: Settings, anyio_backend: str
-) -> AsyncIterator[Manager]:
+async def manager(settings: Settings, anyio_backend: str) -> AsyncIterator[Manager]:
     clock = ManualClock()
     async with open_centre(settings, clock=clock) as centre:
         app = build_app(centre)

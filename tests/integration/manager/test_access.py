@@ -10,7 +10,7 @@ import pytest
 import structlog.testing
 
 from skerry.manager.app import first_password
-from skerry.manager.auth import accounts
+from skerry.manager.auth.decide import BUILT_IN
 from skerry.manager.store.protocol import Query
 from skerry.model.kinds import KINDS
 
@@ -194,8 +194,10 @@ async def test_planted_secrets_come_out_nowhere(
         changed = {"spec": {"data": {"a": f"{planted}3"}}}
         seen.append((await manager.admin.patch(path_of("secrets", "s"), json=changed)).text)
         await manager.apply("User", "users", "eve", {})
-        for body in ({"password": password}, {"password": planted[:5]}, {"password": [planted]}):
-            seen.append((await manager.admin.put("/v1/users/eve/password", json=body)).text)
+        passwords: tuple[Any, ...] = (password, planted[:5], [planted])
+        for value in passwords:
+            answer = await manager.admin.put("/v1/users/eve/password", json={"password": value})
+            seen.append(answer.text)
         login = {"user": "eve", "password": f"{planted}-wrong"}
         seen.append((await manager.client().post("/v1/login", json=login)).text)
         token = await manager.token(autoApprove=False)
@@ -203,11 +205,11 @@ async def test_planted_secrets_come_out_nowhere(
         device = manager.device("shop-1")
         seen.append(str(await device.enrol(token=token)))
         seen.append(str(await device.enrol(pairing_key=f"{planted}-pair")))
-        for kind in KINDS.values():
-            if kind.writable:
-                seen.append((await manager.admin.get(f"/v1/{kind.plural}")).text)
-        for path in ("/v1/audit", "/v1/events", "/metrics", "/v1/why/host/shop-1"):
-            seen.append((await manager.admin.get(path)).text)
+        paths = [f"/v1/{kind.plural}" for kind in KINDS.values() if kind.writable]
+        paths += ["/v1/audit", "/v1/events", "/metrics", "/v1/why/host/shop-1"]
+        for path in paths:
+            answer = await manager.admin.get(path)
+            seen.append(answer.text)
 
     everything = "\n".join((*seen, str(logs), caplog.text))
     for secret in (planted, token, key):
@@ -251,4 +253,4 @@ async def test_nobody_deletes_themselves_or_a_built_in_role(manager: Manager) ->
 
     assert (own.status_code, role.status_code, weaker.status_code) == (422, 422, 422)
     page = await manager.centre.store.list(Query("Role", ""))
-    assert page.total == len(accounts.BUILT_IN)
+    assert page.total == len(BUILT_IN)

@@ -6,6 +6,8 @@ import anyio
 import pytest
 
 from skerry.lib import pki
+from skerry.manager.services import enrol
+from skerry.manager.services.credentials import Asking
 from skerry.wire import httpsig, messages
 
 from .conftest import BASE, Manager, condition, path_of
@@ -280,18 +282,41 @@ async def test_one_key_in_many_parallel_requests_makes_one_host(manager: Manager
     device = manager.device("twin")
     states: list[str] = []
 
-    async def ask() -> None:
-        answer = await device.post(
-            messages.ENROL_PATH, device.request(token=secret), host=device.fingerprint
-        )
-        states.append(str(answer.status_code))
+    async def ask(counter: int) -> None:
+        # Past the counter's check, which alone would let only some of them through.
+        asking = Asking(device.request(token=secret), device.fingerprint, "192.0.2.9", counter)
+        states.append((await enrol.enrol(manager.centre, asking)).state)
 
-    device.channel = None
     async with anyio.create_task_group() as tg:
-        for _ in range(20):
-            tg.start_soon(ask)
+        for counter in range(8):
+            tg.start_soon(ask, counter)
 
-    assert "200" in states
+    assert states == ["approved"] * 8
     assert (await manager.admin.get(path_of("hosts"))).json()["total"] == 1
     token = (await manager.admin.get(path_of("registrationtokens", "t"))).json()
     assert token["status"]["uses"] == 1
+
+
+async def test_one_machine_with_many_new_keys_at_once_makes_one_host(manager: Manager) -> None:
+    secret = await manager.token()
+    states: list[str] = []
+
+    async def ask(index: int) -> None:
+        device = manager.device(f"h{index}", hardware_id="board-4711")
+        states.append((await device.enrol(token=secret)).reason)
+
+    async with anyio.create_task_group() as tg:
+        for index in range(8):
+            tg.start_soon(ask, index)
+
+    assert states.count("Approved") == 1
+    assert (await manager.admin.get(path_of("hosts"))).json()["total"] == 1
+
+
+async def test_deleted_host_with_the_same_key_can_be_made_again(manager: Manager) -> None:
+    device = await manager.ready_host("shop-1")
+    for _ in range(2):
+        await manager.admin.delete(path_of("hosts", "shop-1"))
+        assert (await device.enrol()).state == "pending"
+        await manager.admin.post(path_of("hosts", "shop-1") + "/approve")
+        assert (await device.enrol()).state == "approved"

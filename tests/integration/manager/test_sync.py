@@ -96,9 +96,7 @@ async def test_epoch_grows_only_when_the_content_changed(manager: Manager) -> No
 
     await manager.reconciler.settle()
     same = await device.sync()
-    await manager.admin.patch(
-        path_of("hosts", "shop-1"), json={"metadata": {"labels": {"a": "b"}}}
-    )
+    await manager.admin.patch(path_of("hosts", "shop-1"), json={"metadata": {"labels": {"a": "b"}}})
     await manager.reconciler.settle()
     still = await device.sync()
     await manager.profile(version="1.0.1", description="newer")
@@ -165,9 +163,7 @@ async def test_a_host_reaches_nothing_of_another_host(manager: Manager) -> None:
     unknown = await other.fetch("sha256:" + "0" * 64)
     stolen = await other.http.get(
         f"https://manager.test{messages.CONTENT_PATH}{ref.digest}",
-        headers=other.headers(
-            "GET", f"{messages.CONTENT_PATH}{ref.digest}", b"", host=mine.uid
-        ),
+        headers=other.headers("GET", f"{messages.CONTENT_PATH}{ref.digest}", b"", host=mine.uid),
     )
 
     assert set(allowed.values()) == {200}

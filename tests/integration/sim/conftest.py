@@ -67,8 +67,6 @@ async def manager(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Manager]:
             await started.wait()
         found = Manager(info[0].url, Path(info[0].ca_file).read_text(), inside[0])
         for place in harbours(20):
-            await found.apply(
-                {"kind": "Site", "metadata": {"name": place.name}, "spec": {}}
-            )
+            await found.apply({"kind": "Site", "metadata": {"name": place.name}, "spec": {}})
         yield found
         tg.cancel_scope.cancel()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.integration.sim.conftest import Manager
 
 from skerry.lib.files import DiskRoot
 from skerry.model.kinds import HostPhase
 from skerry.sim import Faults, Fleet, FleetCount
-from tests.integration.sim.conftest import Manager
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -35,7 +35,9 @@ async def until(fleet: Fleet, *, limit_s: float = 30, **wanted: int) -> FleetCou
             await anyio.sleep(0.1)
 
 
-def _fleet(manager: Manager, token: str = "", *, hosts: int = 20, folder: Path | None = None) -> Fleet:
+def _fleet(
+    manager: Manager, token: str = "", *, hosts: int = 20, folder: Path | None = None
+) -> Fleet:
     return Fleet(
         manager=manager.url,
         authority_pem=manager.authority_pem,
@@ -54,9 +56,7 @@ async def test_hosts_register_by_token_and_report_what_they_are(manager: Manager
 
     hosts = await manager.list("Host")
     assert {host.status.phase for host in hosts} == {HostPhase.READY}
-    assert Counter(host.spec.site for host in hosts) == {
-        place.name: 4 for place in fleet.places()
-    }
+    assert Counter(host.spec.site for host in hosts) == {place.name: 4 for place in fleet.places()}
     assert len({host.status.hardware_id for host in hosts}) == 20
     assert len({host.status.public_key for host in hosts}) == 20
     assert all(host.status.inventory.memory_bytes for host in hosts)

@@ -88,3 +88,14 @@ def test_machine_files_lie_below_what_the_agent_wrote() -> None:
         root.read("/nothing")
     with pytest.raises(SkerryError, match="not absolute"):
         root.write("/a/../../etc", b"")
+
+
+def test_a_log_that_grew_much_is_packed_and_loses_nothing(tmp_path: Path) -> None:
+    disk = _disk(tmp_path)
+    root = disk.mount("cork-1", {}, {})
+    for number in range(40):
+        root.write("/big", bytes([number]) * 1_000_000)
+        disk.flush()
+
+    assert (tmp_path / "fleet.log").stat().st_size < 25_000_000
+    assert _disk(tmp_path).mount("cork-1", {}, {}).read("/big") == bytes([39]) * 1_000_000

@@ -12,17 +12,18 @@ from collections.abc import Sequence
 import yaml
 from cryptography import x509
 
-from skerry.agent.kube import gate, places, render, runtime
+from skerry.agent.kube import places, render, runtime
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.record import NO_PROXIES, Doors
-from skerry.agent.kube.surroundings import listening
 from skerry.lib.errors import SkerryError
 from skerry.lib.proc import CommandFailed, CommandTimedOut
 from skerry.plan.desired import DesiredCluster
 from skerry.plan.kubernetes import read_values
 
 _STOP_S = 60.0
-_KILL_AFTER_S = 25.0
+_KILL_AFTER_S = 20.0
+# Nothing is lost by a kill: etcd's log survives it, the others hold no state.
+_GENTLE_S = 6.0
 
 
 async def init(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
@@ -44,43 +45,37 @@ async def init(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
 
 
 async def replace(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
-    """Write the manifests anew; the kubelet restarts what differs.
+    """Write the manifests anew and start what differs.
 
-    etcd first, and the others only once it answers: an API server that starts before its etcd
-    ends, and the kubelet then waits longer and longer before it starts it again.
+    The kubelet is started anew for it: a running one waits for each old static pod in growing
+    steps (10 s and more) before it starts the new one of the same name.
     """
     config = write_config(doors, cluster, version=version)
     await _server_certificate(doors, cluster, version, config)
-    for phase, components in (
-        (("etcd", "local"), ("etcd",)),
-        (("control-plane", "all"), places.CONTROL_PLANE),
-    ):
-        before = {name: doors.text(places.manifest(name)) for name in components}
-        running = {name: await _running(doors, name) for name in components}
-        await kubeadm(doors, version, "init", "phase", *phase, "--config", config)
-        changed = [name for name in components if doors.text(places.manifest(name)) != before[name]]
-        await _wait_gone(doors, {name: running[name] for name in changed})
-        if changed and phase[0] == "etcd":
-            await _wait_etcd(doors)
+    components = ("etcd", *places.CONTROL_PLANE)
+    before = {name: doors.text(places.manifest(name)) for name in components}
+    await kubeadm(doors, version, "init", "phase", "etcd", "local", "--config", config)
+    await kubeadm(doors, version, "init", "phase", "control-plane", "all", "--config", config)
+    changed = [name for name in components if doors.text(places.manifest(name)) != before[name]]
+    if changed and await doors.active(places.KUBELET_UNIT):
+        await doors.systemctl("stop", places.KUBELET_UNIT)
+        await _end_pods(doors, changed)
+        await doors.systemctl("start", places.KUBELET_UNIT)
 
 
-async def _wait_gone(doors: Doors, old: dict[str, frozenset[str]]) -> None:
-    """Wait until the containers of replaced manifests have ended, so that whatever answers
-    from then on is the new one."""
-    end = doors.clock.monotonic() + _STOP_S
-    while left := [name for name, ids in old.items() if ids & await _running(doors, name)]:
-        if doors.clock.monotonic() >= end or not await doors.active(places.KUBELET_UNIT):
-            await kill_pods(doors, left)
-            return
-        await doors.clock.sleep(0.5)
-
-
-async def _wait_etcd(doors: Doors) -> None:
-    end = doors.clock.monotonic() + _STOP_S
-    while await doors.active(places.KUBELET_UNIT):
-        told = await gate.component_lacks(doors, "etcd")
-        if not told or doors.clock.monotonic() >= end:
-            return  # The gate that follows says what is wrong, if anything is.
+async def _end_pods(doors: Doors, components: Sequence[str]) -> None:
+    """Let containers end, and see that they are gone. The kubelet must not be running."""
+    began = doors.clock.monotonic()
+    signal = "SIGTERM"
+    while left := [name for name in components if await _running(doors, name)]:
+        waited = doors.clock.monotonic() - began
+        if waited >= _STOP_S:
+            raise EngineFailed(
+                Reason.CONTROL_PLANE_NOT_READY,
+                f"{', '.join(left)} did not stop within {_STOP_S:g} s",
+            )
+        await kill_pods(doors, left, signal=signal)
+        signal = "SIGTERM" if waited < _GENTLE_S else "SIGKILL"
         await doors.clock.sleep(0.5)
 
 
@@ -128,42 +123,37 @@ async def confirm(
 
 
 async def stop(doors: Doors) -> None:
-    """Stop API server, controllers and scheduler; etcd and all workloads keep running."""
+    """Stop API server, controllers and scheduler; etcd and all workloads keep running.
+
+    Their processes are gone afterwards, not only their ports closed: an API server that drains
+    its last requests could still write.
+    """
     for component in places.CONTROL_PLANE:
         doors.root.remove(places.manifest(component))
     began = doors.clock.monotonic()
-    while listening(doors).intersection(places.CONTROL_PLANE_PORTS):
+    while left := [name for name in places.CONTROL_PLANE if await _running(doors, name)]:
         waited = doors.clock.monotonic() - began
         if waited >= _STOP_S:
             raise EngineFailed(
                 Reason.CONTROL_PLANE_NOT_READY,
-                f"the API server did not stop within {_STOP_S:g} s",
+                f"{', '.join(left)} did not stop within {_STOP_S:g} s",
             )
         if waited >= _KILL_AFTER_S or not await doors.active(places.KUBELET_UNIT):
-            await kill_pods(doors, places.CONTROL_PLANE)
+            await kill_pods(doors, left)
         await doors.clock.sleep(0.5)
 
 
-async def kill_pods(doors: Doors, components: Sequence[str]) -> None:
-    """Kill the containers of static pods; a running kubelet would start them again."""
+async def kill_pods(doors: Doors, components: Sequence[str], *, signal: str = "SIGKILL") -> None:
+    """Signal the containers of static pods; a running kubelet would start them again."""
     for component in components:
-        for container in await _containers(doors, component):
-            await doors.ctr("tasks", "kill", "-s", "SIGKILL", "-a", container, check=False)
+        for container in await _running(doors, component):
+            await doors.ctr("tasks", "kill", "-s", signal, "-a", container, check=False)
 
 
-async def stop_killed(doors: Doors) -> None:
-    """Kill the whole control plane, etcd included, and see that it is gone. The kubelet must
-    have been stopped before."""
-    end = doors.clock.monotonic() + _STOP_S
-    ports = {*places.CONTROL_PLANE_PORTS, 2379, 2380}
-    await kill_pods(doors, (*places.CONTROL_PLANE, "etcd"))
-    while listening(doors).intersection(ports):
-        if doors.clock.monotonic() >= end:
-            raise EngineFailed(
-                Reason.RESTORE_FAILED, f"the control plane did not stop within {_STOP_S:g} s"
-            )
-        await doors.clock.sleep(0.5)
-        await kill_pods(doors, (*places.CONTROL_PLANE, "etcd"))
+async def stop_all(doors: Doors) -> None:
+    """Stop the kubelet and the whole control plane, etcd included."""
+    await doors.systemctl("stop", places.KUBELET_UNIT, check=False)
+    await _end_pods(doors, ("etcd", *places.CONTROL_PLANE))
 
 
 async def fence(doors: Doors) -> None:

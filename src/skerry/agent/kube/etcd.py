@@ -143,8 +143,7 @@ async def restore(doors: Doors, point: str) -> None:
             f"restore point {point} is gone",
             hint="call for help: the host cannot return by itself",
         ) from exc
-    await doors.systemctl("stop", places.KUBELET_UNIT, check=False)
-    await controlplane.stop_killed(doors)
+    await controlplane.stop_all(doors)
     if doors.root.exists(f"{folder}/etcd.json"):
         await _restore_etcd(doors, folder, save.version)
     for path, content in save.files.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import yaml
@@ -35,15 +36,18 @@ async def control_plane(doors: Doors, *, version: str, limit_s: float) -> None:
 
 async def node(doors: Doors, *, version: str, limit_s: float, settle_s: float) -> None:
     """Wait for the node, then see that it stays. Raises EngineFailed (KubeletNotReady)."""
+    began = await _restarts(doors)
 
     async def lacks() -> str:
         missing = await _node_lacks(doors, version)
-        if missing:
-            return missing
         before = await _restarts(doors)
+        if missing:
+            ended = before - began
+            words = await last_words(doors, places.KUBELET_UNIT) if ended > 0 else ""
+            return f"the kubelet ended {ended} times: {words}" if ended > 0 else missing
         await doors.clock.sleep(settle_s)
         if await _restarts(doors) != before:
-            return "the kubelet started again: " + await last_words(doors, places.KUBELET_UNIT)
+            return "the kubelet ended: " + await last_words(doors, places.KUBELET_UNIT)
         return await _node_lacks(doors, version)
 
     await _wait(
@@ -92,9 +96,12 @@ async def _control_plane_lacks(doors: Doors, version: str) -> str:
         image = manifest_image(doors, component)
         if not image.endswith(f":v{version}"):
             return f"{component} is {image or 'stopped'}"
+    if not await doors.active(places.KUBELET_UNIT):
+        return "the kubelet does not run: " + await last_words(doors, places.KUBELET_UNIT)
     answer = await doors.kubectl("get", "--raw", "/version", timeout_s=10, check=False)
     if not answer.ok:
-        told = last_line(answer.stderr)
+        refused = "connection refused" if "was refused" in answer.stderr else ""
+        told = refused or last_line(answer.stderr)
         return f"the API server does not answer ({told}){last_log(doors, 'kube-apiserver')}"
     found = str(json.loads(answer.stdout).get("gitVersion", "")).removeprefix("v")
     if found != version:
@@ -124,21 +131,25 @@ def manifest_image(doors: Doors, component: str) -> str:
 
 
 def last_log(doors: Doors, component: str) -> str:
-    """The last line that a static pod's newest container wrote."""
-    node_name = doors.record().node_name
-    prefix = f"kube-system_{component}-{node_name}_"
-    lines: list[str] = []
+    """The last line that a static pod wrote within the last minute, ready to be appended."""
+    prefix = f"kube-system_{component}-{doors.record().node_name}_"
+    last: list[str] = []
     for pod in doors.root.list(_POD_LOGS):
         folder = f"{_POD_LOGS}/{pod}/{component}"
-        logs = [name for name in doors.root.list(folder) if name.endswith(".log")]
-        if pod.startswith(prefix) and logs:
-            newest = max(logs, key=lambda name: int(name.split(".", 1)[0]))
-            for chunk in doors.root.read_chunks(f"{folder}/{newest}"):
-                lines = chunk.decode(errors="replace").splitlines() or lines
-    if not lines:
+        logs = [name for name in doors.root.list(folder) if name.split(".")[0].isdigit()]
+        if not pod.startswith(prefix) or not logs:
+            continue
+        newest = max(logs, key=lambda name: int(name.split(".")[0]))
+        tail = b""
+        for chunk in doors.root.read_chunks(f"{folder}/{newest}"):
+            tail = (tail + chunk)[-4096:]
+        last += tail.decode(errors="replace").splitlines()[-1:]
+    if not last:
         return ""
-    words = max(lines).split(" ", 3)  # lines start with their time
-    return f": {words[-1][-300:]}"
+    # A line is "TIME stderr F TEXT"; times sort as text.
+    words = max(last).split(" ", 3)
+    recent = (doors.clock.now() - timedelta(minutes=1)).isoformat()[:19]
+    return f", its last words: {words[-1][-300:]}" if words[0][:19] >= recent else ""
 
 
 def _probe_url(manifest: str) -> str:
@@ -190,12 +201,13 @@ async def _kubelet_lacks(doors: Doors) -> str:
     return f"the kubelet is not healthy ({told})" if told else ""
 
 
-async def _restarts(doors: Doors) -> str:
+async def _restarts(doors: Doors) -> int:
+    """How often systemd started the kubelet again by itself."""
     answer = await doors.systemctl(
-        *("show", "--property", "NRestarts", "--property", "MainPID", places.KUBELET_UNIT),
-        check=False,
+        "show", "--property", "NRestarts", "--value", places.KUBELET_UNIT, check=False
     )
-    return answer.stdout
+    text = answer.stdout.strip()
+    return int(text) if text.isdigit() else 0
 
 
 def pod_trouble(pod: dict[str, Any]) -> str:

@@ -53,7 +53,6 @@ POD_BRIDGE = "cni0"
 API_PORT = 6443
 PORTS = (6443, 2379, 2380, 10250, 10257, 10259)
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
-CONTROL_PLANE_PORTS = (6443, 10257, 10259)
 
 RUNTIME_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
 KUBELET_PROGRAMS = ("kubelet", "kubectl")

@@ -22,10 +22,11 @@ from skerry.plan.desired import DesiredCluster
 
 # Set empty for every program that talks to this host's own address. kubeadm would also write
 # what it finds into the control plane's manifests.
-NO_PROXIES = dict.fromkeys(
-    "HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy".split(),
-    "",
-)
+NO_PROXIES = {
+    spelled: ""
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+    for spelled in (name, name.upper())
+}
 
 
 class KubeRecord(Record, frozen=True, kw_only=True):

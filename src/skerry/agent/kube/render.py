@@ -89,6 +89,9 @@ def _kubelet_configuration(values: KubernetesValues) -> dict[str, Any]:
 
 def _kube_proxy_configuration(values: KubernetesValues) -> dict[str, Any]:
     return {
+        # The node's own address is private to the host: without this, nftables mode would offer
+        # node ports there only ("primary", kube-proxy's default in that mode).
+        "nodePortAddresses": ["0.0.0.0/0"],
         **values.kube_proxy,
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",

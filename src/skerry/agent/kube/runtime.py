@@ -76,11 +76,13 @@ async def wait_runtime(doors: Doors) -> None:
 
 
 async def last_words(doors: Doors, unit: str) -> str:
-    """The last lines a unit logged, for messages."""
+    """The last line that a unit's own processes logged, for messages."""
     answer = await doors.run(
-        "journalctl", "--no-pager", "--output", "cat", "--lines", "3", "--unit", unit, check=False
+        *("journalctl", "--no-pager", "--output", "cat", "--lines", "1"),
+        *("--boot", f"_SYSTEMD_UNIT={unit}"),
+        check=False,
     )
-    return " | ".join(answer.stdout.split("\n"))[-600:].strip(" |") or "it logged nothing"
+    return answer.stdout.strip()[-400:] or "it logged nothing"
 
 
 def _mark(doors: Doors, *paths: str, release: str) -> str:

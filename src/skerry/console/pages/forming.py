@@ -19,6 +19,7 @@ from skerry.manager.services.objects import Applied, ChangedMeanwhile
 from skerry.model.kinds import KINDS, ProfileType, Variable
 from skerry.model.meta import DEFAULT_PROJECT
 from skerry.model.problems import DocumentInvalid, Problem
+from skerry.model.template import is_deferred
 
 _KIND = KINDS["Cluster"]
 _VARIABLE = "var-"
@@ -102,7 +103,7 @@ async def change(visit: Visit) -> Response:
         name=cluster.name,
         host=next(iter(hosts_of(cluster.spec)), ""),
         uses=uses,
-        variables=dict(cluster.spec.variables),
+        variables={**cluster.spec.variables, **_variables(visit.params)},
         revision=cluster.metadata.revision,
     )
     return await _form(visit, cluster, wish, choices)
@@ -122,7 +123,7 @@ async def update(visit: Visit) -> Response:
         name=cluster.name,
         host=next(iter(hosts_of(cluster.spec)), ""),
         uses=uses,
-        variables=_variables(visit.form),
+        variables={**_deferred(cluster), **_variables(visit.form)},
         revision=int(seen) if seen.isdigit() and len(seen) < 16 else cluster.metadata.revision,
     )
     return await _submit(visit, cluster, wish, choices)
@@ -168,7 +169,7 @@ async def _form(
         status=status,
         cluster=cluster,
         wish=wish,
-        base=[item for item in choices if item.type is not ProfileType.ADDON],
+        choices=[item for item in choices if item.type is not ProfileType.ADDON],
         addons=[item for item in choices if item.type is ProfileType.ADDON],
         chosen={item.name: item for item in choices},
         variables=variables,
@@ -255,6 +256,11 @@ def _variables(form: Any) -> dict[str, str]:
         for key, value in form.items()
         if key.startswith(_VARIABLE) and value != ""
     }
+
+
+def _deferred(cluster: AnyResource) -> dict[str, str]:
+    """Values that the form does not show, because only a host can expand them."""
+    return {key: value for key, value in cluster.spec.variables.items() if is_deferred(key)}
 
 
 def _project(visit: Visit) -> str:

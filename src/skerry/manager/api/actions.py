@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from skerry import __version__
@@ -17,7 +17,7 @@ from skerry.manager.api.openapi import openapi
 from skerry.manager.api.routes import address_of, guarded, number, place_of, read_json
 from skerry.manager.auth import accounts
 from skerry.manager.channel.routes import Throttle
-from skerry.manager.services import artifacts, history, hosts, install, tokens
+from skerry.manager.services import artifacts, bundles, history, hosts, install, tokens
 from skerry.manager.services.blobs import BlobMissing
 from skerry.manager.services.centre import Caller, Centre, require
 from skerry.manager.services.why import why_host
@@ -46,6 +46,7 @@ class Actions:
             Route("/v1/projects/{project}/events", guarded(centre, self._events), methods=["GET"]),
             Route("/v1/audit", guarded(centre, self._audit), methods=["GET"]),
             Route("/v1/why/host/{name}", guarded(centre, self._why), methods=["GET"]),
+            Route(f"{host}/bundle", guarded(centre, self._bundle), methods=["GET"]),
             Route(f"{host}/{{action:str}}", guarded(centre, self._host), methods=["POST"]),
             Route(f"{token}/revoke", guarded(centre, self._revoke_token), methods=["POST"]),
             Route("/v1/users/{name}/password", guarded(centre, self._password), methods=["PUT"]),
@@ -148,6 +149,15 @@ class Actions:
             case other:
                 raise RequestInvalid(f"a host has no action {other[:40]!r}", status=404)
         return reply(found)
+
+    async def _bundle(self, request: Request, caller: Caller) -> Response:
+        project, name = place_of(request)
+        found = await bundles.export(self._centre, caller, project, name)
+        return StreamingResponse(
+            found.chunks,
+            media_type="application/x-tar",
+            headers={"content-length": str(found.size_bytes)},
+        )
 
     async def _revoke_token(self, request: Request, caller: Caller) -> Response:
         return reply(await tokens.revoke(self._centre, caller, *place_of(request)))

@@ -25,6 +25,7 @@ from skerry.manager.channel.verify import (
 )
 from skerry.manager.services import assignments, enrol, hosts, syncing
 from skerry.manager.services.centre import Caller, Centre, audit, event
+from skerry.manager.services.credentials import Asking
 from skerry.manager.store.protocol import Put, WriteSet
 from skerry.wire import httpsig, messages
 
@@ -108,7 +109,7 @@ class Routes:
         check_counter(self._centre, who, counter, durable=known.status.counter if known else 0)
         if known is None and len(self._centre.live.counters) > 100_000:
             self._centre.live.counters.clear()  # in memory only; durable ones stay in the store
-        return await enrol.enrol(self._centre, enrol.Asking(body, fingerprint, address, counter))
+        return await enrol.enrol(self._centre, Asking(body, fingerprint, address, counter))
 
     async def _sync(self, request: Request, message: httpsig.Message) -> object:
         sender = await identify(self._centre, message, counted=True)

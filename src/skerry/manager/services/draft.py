@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from skerry.manager.store.protocol import AnyResource, Event, Put, SetValue
+from skerry.manager.store.protocol import AnyResource, Event, Put, SetValue, Take
 from skerry.model.meta import Record
 from skerry.model.problems import Problem
 
@@ -47,3 +47,4 @@ class Ending:
     finalizers: tuple[str, ...] = ()
     puts: tuple[Put, ...] = ()
     values: tuple[SetValue, ...] = ()
+    takes: tuple[Take, ...] = ()

@@ -7,22 +7,20 @@ another key waits as well, so that nobody takes over a host silently.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import uuid
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
 from skerry.lib import pki
+from skerry.lib.digest import sha256
 from skerry.lib.errors import SkerryError
-from skerry.manager.auth.decide import Principal
 from skerry.manager.services import hosts
 from skerry.manager.services.admission import check_labels
-from skerry.manager.services.centre import Caller, Centre, Contended, audit, event
-from skerry.manager.services.present import token_counter
-from skerry.manager.services.tokens import hash_secret, is_junk
+from skerry.manager.services.centre import Centre, Contended, audit, event
+from skerry.manager.services.credentials import Asking, Credential, credential_of
+from skerry.manager.services.tokens import is_junk
 from skerry.manager.store.protocol import (
     AnyResource,
     Conflict,
@@ -35,7 +33,7 @@ from skerry.manager.store.protocol import (
     WriteSet,
 )
 from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus, Inventory, Nic
-from skerry.model.meta import DEFAULT_PROJECT, Metadata, Resource
+from skerry.model.meta import Metadata, Resource
 from skerry.wire.messages import EnrolRequest, EnrolState
 
 _TRIES = 12
@@ -48,42 +46,17 @@ class TooManyWaiting(SkerryError):
     """Too many hosts without a token wait for approval."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """A request to enrol whose signature was checked. `counter` belongs to its key."""
-
-    request: EnrolRequest
-    fingerprint: str
-    address: str
-    counter: int
-
-    @property
-    def caller(self) -> Caller:
-        return Caller(Principal(f"host:{self.fingerprint[:16]}"), self.address)
-
-
-@dataclass(frozen=True, slots=True)
-class _Credential:
-    """What a request proves: where the host belongs and whether it comes in by itself."""
-
-    project: str = DEFAULT_PROJECT
-    site: str = ""
-    labels: dict[str, str] | None = None
-    name: str = ""
-    approves: bool = False
-    proven: bool = False
-    take: Take | None = None
-    claim: AnyResource | None = None
-    denied: str = ""
-    message: str = ""
-
-
 async def enrol(centre: Centre, asking: Asking) -> EnrolState:
     """Answer one request. Raises TooManyWaiting; every other outcome is a state."""
+    made = ""
     for _ in range(_TRIES):
         try:
             return await _once(centre, asking)
         except LimitReached:
+            there = await host_of_key(centre, asking.fingerprint) or await _twin(centre, asking)
+            if there is not None and there.uid != made:
+                made = there.uid  # another request made this host a moment ago: look again
+                continue
             return _deny(centre, asking, "TokenUsedUp", "the registration token is used up")
         except Conflict:
             continue  # another request of this key, or a name that was taken meanwhile
@@ -106,17 +79,34 @@ async def _once(centre: Centre, asking: Asking) -> EnrolState:
     if waiting is not None:
         return await _rekey_state(centre, asking, waiting.decode())
     stone_uid = await centre.store.value(hosts.STONE_KEYS, asking.fingerprint)
-    credential = await _credential(centre, asking)
+    credential = await credential_of(centre, asking)
     if credential.denied:
         return _deny(centre, asking, credential.denied, credential.message)
     remembered = centre.live.denials.get(asking.fingerprint)
     if remembered is not None and not credential.proven:
         return _denied(asking, *remembered)
     twin = await _twin(centre, asking)
+    if twin is not None and twin.status.fingerprint == asking.fingerprint:
+        return await _known(centre, asking, twin)  # made a moment ago by another request
     if twin is not None:
         return await _ask_rekey(centre, asking, twin, credential)
     stone = await hosts.find_stone(centre, stone_uid.decode()) if stone_uid else None
-    return await _create(centre, asking, credential, stone)
+    once = await _once_only(centre, asking, stone_uid)
+    return await _create(centre, asking, credential, stone, once)
+
+
+async def _once_only(centre: Centre, asking: Asking, stone_uid: bytes | None) -> tuple[Take, ...]:
+    """Counters by which requests at the same time cannot make two hosts of one key or machine.
+
+    Each deletion of such a host begins a new counter.
+    """
+    life = stone_uid.decode() if stone_uid else "first"
+    key = Take(f"host-key/{asking.fingerprint}/{life}", 1)
+    hardware = asking.request.facts.hardware_id[:200]
+    if is_junk(hardware):
+        return (key,)
+    gone = await centre.store.counter(hosts.gone_counter(hardware))
+    return (key, Take(f"hardware/{sha256(hardware.encode())}/{gone}", 1))
 
 
 async def _known(centre: Centre, asking: Asking, host: AnyResource) -> EnrolState:
@@ -127,7 +117,7 @@ async def _known(centre: Centre, asking: Asking, host: AnyResource) -> EnrolStat
         return _denied(asking, "Revoked", f"this host was revoked{who}", host=host)
     if host.spec.approval is Approval.APPROVED:
         return await _approved(centre, asking, host)
-    credential = await _credential(centre, asking)
+    credential = await credential_of(centre, asking)
     if host.spec.approval is Approval.DENIED:
         return _denied(asking, "Denied", "an operator denied this host", host=host)
     if credential.denied:
@@ -186,7 +176,11 @@ async def _approved(centre: Centre, asking: Asking, host: AnyResource) -> EnrolS
 
 
 async def _create(
-    centre: Centre, asking: Asking, credential: _Credential, stone: hosts.Stone | None
+    centre: Centre,
+    asking: Asking,
+    credential: Credential,
+    stone: hosts.Stone | None,
+    once: tuple[Take, ...],
 ) -> EnrolState:
     if not credential.proven:
         waiting = await centre.store.list(
@@ -225,7 +219,7 @@ async def _create(
         )
     done = await centre.store.commit(
         WriteSet(
-            takes=(credential.take,) if credential.take else (),
+            takes=(*once, credential.take) if credential.take else once,
             puts=tuple(puts),
             events=(event(centre, host, "Registered", f"from {asking.address}: {message}"),),
             audits=(audit(centre, asking.caller, "enrol", host, f"{reason}: {message}"),),
@@ -237,7 +231,7 @@ async def _create(
 
 
 async def _new_host(
-    centre: Centre, asking: Asking, credential: _Credential, now: datetime, *, approves: bool
+    centre: Centre, asking: Asking, credential: Credential, now: datetime, *, approves: bool
 ) -> AnyResource:
     facts = asking.request.facts
     own = {
@@ -279,7 +273,7 @@ async def _new_host(
     )
 
 
-async def _name(centre: Centre, asking: Asking, credential: _Credential) -> str:
+async def _name(centre: Centre, asking: Asking, credential: Credential) -> str:
     """A name that nobody has. Equal requests find equal names, so that they collide."""
     wanted = credential.name or asking.request.facts.host_name.split(".")[0]
     plain = re.sub(r"[^a-z0-9-]+", "-", wanted.lower())[:50].strip("-")
@@ -310,7 +304,7 @@ async def _twin(centre: Centre, asking: Asking) -> AnyResource | None:
 
 
 async def _ask_rekey(
-    centre: Centre, asking: Asking, twin: AnyResource, credential: _Credential
+    centre: Centre, asking: Asking, twin: AnyResource, credential: Credential
 ) -> EnrolState:
     if twin.spec.revoked:
         return _denied(asking, "Revoked", "a host with this hardware id was revoked")
@@ -358,90 +352,6 @@ async def _rekey_state(centre: Centre, asking: Asking, uid: str) -> EnrolState:
         None,
         "HardwareIdTaken",
         f"this machine is known under another key; an operator must approve code {code}",
-    )
-
-
-async def _credential(centre: Centre, asking: Asking) -> _Credential:
-    request = asking.request
-    if request.token:
-        return await _by_token(centre, asking)
-    if request.pairing_key:
-        found = await _claim_by(centre, "spec.pairingKeyHash", hash_secret(request.pairing_key))
-        if found is None:
-            return _Credential(denied="TokenUnknown", message="the pairing key is not known here")
-        return _from_claim(found, approves=True)
-    looks = [("spec.hostId", request.facts.hardware_id), ("spec.serial", request.facts.serial)]
-    looks += [("spec.mac", mac.lower()) for mac in request.facts.macs[:32]]
-    for path, value in looks:
-        if value and not is_junk(value) and (found := await _claim_by(centre, path, value)):
-            return _from_claim(found, approves=False)
-    return _Credential()
-
-
-async def _by_token(centre: Centre, asking: Asking) -> _Credential:
-    page = await centre.store.list(
-        Query(
-            "RegistrationToken",
-            fields={"status.secretHash": hash_secret(asking.request.token)},
-            limit=1,
-        )
-    )
-    if not page.items:
-        return _Credential(
-            denied="TokenUnknown", message="the registration token is not known here"
-        )
-    token = page.items[0]
-    reason, message = judge_token(token, asking.address, centre.clock.now())
-    if reason:
-        return _Credential(denied=reason, message=message)
-    return _Credential(
-        project=token.project,
-        site=token.spec.site,
-        labels=token.spec.labels,
-        approves=token.spec.auto_approve,
-        proven=True,
-        take=Take(token_counter(token.uid), token.spec.maximum_uses),
-    )
-
-
-def judge_token(token: AnyResource, address: str, now: datetime) -> tuple[str, str]:
-    """(reason, message) of why a token does not count here and now, or ("", "")."""
-    spec = token.spec
-    if spec.revoked or token.metadata.deleted_at is not None:
-        return "TokenRevoked", f"registration token {token.name} was revoked"
-    if spec.expires_at is not None and now >= spec.expires_at:
-        return "TokenExpired", (
-            f"registration token {token.name} expired at {spec.expires_at:%Y-%m-%d %H:%M} UTC"
-        )
-    if spec.allowed_networks and not _inside(address, spec.allowed_networks):
-        return "NetworkNotAllowed", f"token {token.name} is not for address {address}"
-    return "", ""
-
-
-def _inside(address: str, networks: tuple[str, ...]) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    plain = mapped or parsed
-    return any(plain in ipaddress.ip_network(item) for item in networks)
-
-
-async def _claim_by(centre: Centre, path: str, value: str) -> AnyResource | None:
-    page = await centre.store.list(Query("HostClaim", fields={path: value}, limit=10))
-    return next((item for item in page.items if not item.status.claimed_by), None)
-
-
-def _from_claim(claim: AnyResource, *, approves: bool) -> _Credential:
-    return _Credential(
-        project=claim.project,
-        site=claim.spec.site,
-        labels=claim.spec.labels,
-        name=claim.spec.host_name,
-        approves=approves,
-        proven=approves,
-        claim=claim,
     )
 
 

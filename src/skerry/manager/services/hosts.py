@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 
 from skerry.lib import pki
+from skerry.lib.digest import sha256
 from skerry.manager.services.centre import Caller, Centre, Contended, audit, event, require
 from skerry.manager.services.clusters import MARK, cluster_of
 from skerry.manager.services.draft import Draft, Ending
 from skerry.manager.services.present import shown
-from skerry.manager.store.protocol import AnyResource, Conflict, Put, SetValue, WriteSet
+from skerry.manager.store.protocol import AnyResource, Conflict, Put, SetValue, Take, WriteSet
 from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus
 from skerry.model.meta import Condition, Record
 from skerry.model.problems import DocumentInvalid, Problem
@@ -206,9 +207,15 @@ async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
     rekey = await find_rekey(centre, old.uid)
     if rekey is not None:
         values += _forget_rekey(old.uid, rekey)
-    if not cluster_of(old):
-        return Ending(values=tuple(values))
-    return Ending(finalizers=old.metadata.finalizers, values=tuple(values))
+    hardware = old.status.hardware_id
+    takes = (Take(gone_counter(hardware), None),) if hardware else ()
+    finalizers = old.metadata.finalizers if cluster_of(old) else ()
+    return Ending(finalizers=finalizers, values=tuple(values), takes=takes)
+
+
+def gone_counter(hardware: str) -> str:
+    """Counts the hosts with this hardware id that were deleted."""
+    return f"hardware-gone/{sha256(hardware.encode())}"
 
 
 def stones(centre: Centre, caller: Caller, host: AnyResource) -> tuple[SetValue, ...]:

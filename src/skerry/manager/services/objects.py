@@ -378,6 +378,7 @@ def _removal(
 ) -> WriteSet:
     verb = "force-delete" if force and ending.finalizers else "delete"
     return WriteSet(
+        takes=ending.takes,
         puts=ending.puts,
         deletes=(Delete(old.kind, old.project, old.name, old.metadata.revision),),
         values=ending.values,

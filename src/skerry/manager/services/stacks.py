@@ -240,7 +240,9 @@ def _kubernetes_layer(layer: ResolvedLayer) -> list[Problem]:
         return problems
     problems += [
         Problem(path=f"values.{item.path}", message=item.message)
-        for item in check_values(dict(values), version=layer.version)
+        for item in check_values(
+            dict(values), version=layer.version if version_of(layer.version) else ""
+        )
     ]
     return problems
 

@@ -7,9 +7,9 @@ read here still holds at commit, and the order of revisions is the order of comm
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,6 +34,8 @@ from skerry.manager.store.protocol import (
 from skerry.manager.store.steps import Call, Steps
 
 _NO_LIMIT = 2**62
+
+RecordT = TypeVar("RecordT", Event, Audit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +201,14 @@ def _set_value(value: SetValue) -> Steps[None]:
     yield Call(sql.VALUE_SET, {**where, "value": value.value, "expires_at": expires_at})
 
 
-def _add_event(event: Event) -> Steps[None]:
+def _add_event(said: Event) -> Steps[None]:
+    event = _clean(said)
     sequence = (yield Call(sql.ADVANCE, {"sequence": "event", "by": 1}))[0][0]
     yield Call(sql.EVENT_ADD, {"sequence": sequence, **_columns(event)})
 
 
-def _add_audit(audit: Audit) -> Steps[None]:
+def _add_audit(said: Audit) -> Steps[None]:
+    audit = _clean(said)
     sequence = (yield Call(sql.ADVANCE, {"sequence": "audit", "by": 1}))[0][0]
     rows = yield Call(sql.AUDIT_HASH, {"sequence": sequence - 1})
     previous = rows[0][0] if rows else ""
@@ -217,6 +221,16 @@ def _add_audit(audit: Audit) -> Steps[None]:
             "hash": audit_hash(sequence, audit, previous),
         },
     )
+
+
+def _clean(record: RecordT) -> RecordT:
+    """Messages quote foreign programs; what no database stores as text is replaced."""
+    texts = {
+        name: text.replace("\x00", "\ufffd").encode(errors="replace").decode()
+        for name in record.__slots__
+        if isinstance(text := getattr(record, name), str)
+    }
+    return replace(record, **texts)
 
 
 def _columns(record: Event | Audit) -> dict[str, Any]:

@@ -52,10 +52,12 @@ async def restore(path: str, url: str) -> None:
 
 def _restore_file(backup: Path, target: Path) -> None:
     # An existing file is refused even when empty of objects: a running manager may hold it open.
-    if target.exists():
-        raise BackupRefused(
-            f"{target} exists", hint="stop the manager and move the file away, with its -wal file"
-        )
+    # A write-ahead log left beside it would be played into the restored file.
+    for path in (target, target.with_name(target.name + "-wal")):
+        if path.exists():
+            raise BackupRefused(
+                f"{path} exists", hint="stop the manager and move the database and its -wal away"
+            )
     _checked_copy(backup, target)
 
 

@@ -22,6 +22,11 @@ class StoreUnavailable(SkerryError):
         )
 
 
+def unstorable(exc: Exception) -> SkerryError:
+    """A value that no database takes, such as text with a NUL; trying again does not help."""
+    return SkerryError(f"the change holds a value that cannot be stored: {exc}")
+
+
 class StoreTooNew(SkerryError):
     """A newer skerry changed the database in a way that this version cannot work with."""
 

@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from skerry.lib.errors import SkerryError
 from skerry.manager.store import apply
-from skerry.manager.store.errors import StoreUnavailable
+from skerry.manager.store.errors import StoreUnavailable, unstorable
 from skerry.manager.store.schema import migrate
 from skerry.manager.store.sqlite import migrate_file, new_file
 from skerry.manager.store.steps import Rows, Steps
@@ -148,6 +148,13 @@ class PostgresDatabase:
             yield
         except SkerryError:
             raise
+        except (
+            asyncpg.DataError,
+            asyncpg.exceptions.IntegrityConstraintViolationError,
+            OverflowError,
+            UnicodeEncodeError,
+        ) as exc:
+            raise unstorable(exc) from exc
         except (
             asyncpg.PostgresError,
             asyncpg.InterfaceError,

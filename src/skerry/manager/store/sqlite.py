@@ -13,7 +13,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool
 
 from skerry.lib.errors import NotAllowedHere
 from skerry.manager.store import apply
-from skerry.manager.store.errors import StoreUnavailable
+from skerry.manager.store.errors import StoreUnavailable, unstorable
 from skerry.manager.store.schema import migrate
 from skerry.manager.store.steps import Rows, Steps
 
@@ -36,6 +36,16 @@ T = TypeVar("T")
 MINIMUM_VERSION = (3, 35, 0)  # the first with RETURNING
 READERS = 4
 MAX_GROUP = 500
+
+# What a caller's own values can cause; everything else of sqlite3 is the database's fault.
+_BAD_VALUE = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeEncodeError,
+)
 
 
 @dataclass(slots=True)
@@ -147,11 +157,12 @@ class SqliteDatabase:
                     _run_in_savepoint(connection, job)
             connection.execute("COMMIT")
         except Exception as exc:  # every caller must get an answer, whatever it was
-            if connection.in_transaction:
+            with suppress(sqlite3.Error):  # SQLite has undone it by itself after most failures
                 connection.execute("ROLLBACK")
             failure = unavailable(self._path, exc) if isinstance(exc, sqlite3.Error) else exc
+            # Of those refused too: it may have been for a sibling's write that is undone now.
             for job in group:
-                job.error = job.error or failure
+                job.error = failure
 
     def _check_open(self) -> None:
         if self._closed:
@@ -162,6 +173,9 @@ def _run_in_savepoint(connection: sqlite3.Connection, job: _Job) -> None:
     connection.execute("SAVEPOINT one")
     try:
         job.result = drive(connection, job.steps)
+    except _BAD_VALUE as exc:
+        connection.execute("ROLLBACK TO one")
+        job.error = unstorable(exc)
     except sqlite3.Error:
         # A full or failing disk concerns the whole group.
         raise

@@ -1,0 +1,217 @@
+"""`release`: build, sign and push what hosts run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skerry.cli.session import connect, runs, surroundings
+
+if TYPE_CHECKING:
+    from skerry.wire.envelope import SigningKey
+
+_KEY = click.option(
+    "--key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Private release key (PEM). A development manager has it in DATA/keys/release.key.",
+)
+_FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@click.group()
+def release() -> None:
+    """Build, sign and push what hosts run."""
+
+
+@release.group("build")
+def build() -> None:
+    """Build an artifact into the cache and print its folder."""
+
+
+@build.command("kubernetes")
+@click.argument("version")
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(["modules", "official"]),
+    default="modules",
+    show_default=True,
+    help="Compile from the Go module system, or fetch upstream's files.",
+)
+@_KEY
+@runs
+async def build_kubernetes(version: str, source: str, key: Path | None) -> None:
+    """Build a Kubernetes release: programs, images, metadata, SBOM.
+
+    The first time takes about half an hour on two cores; it needs Go, and root for the images.
+    """
+    from skerry.builder.cache import default_cache
+    from skerry.builder.release import build_release
+    from skerry.lib.proc import SystemRunner
+
+    _quiet_logs()
+    env = surroundings().env
+    built = await build_release(
+        version,
+        cache=default_cache(env),
+        runner=SystemRunner(),
+        env=env,
+        source=source,
+        signer=_signer(key) if key else None,
+        progress=_tell,
+    )
+    _built(built.path, built.digest, built.size_bytes, signed=key is not None)
+
+
+@build.command("example")
+@click.argument("version", default="1.0")
+@_KEY
+@runs
+async def build_example_images(version: str, key: Path | None) -> None:
+    """Build the images of the example web application. Needs root."""
+    from skerry.builder.cache import default_cache
+    from skerry.builder.example import build_example
+    from skerry.lib.proc import SystemRunner
+
+    _quiet_logs()
+    built = await build_example(
+        version,
+        cache=default_cache(surroundings().env),
+        runner=SystemRunner(),
+        signer=_signer(key) if key else None,
+    )
+    _built(built.path, built.digest, built.size_bytes, signed=key is not None)
+
+
+@build.command("agent")
+@click.option(
+    "--lock",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=Path("requirements/dev.txt"),
+    show_default=True,
+    help="Locked dependencies with hashes.",
+)
+@runs
+async def build_agent_archive(lock: Path) -> None:
+    """Build the archive that hosts install, for this computer's architecture."""
+    from skerry.builder.agent import build_agent
+    from skerry.builder.cache import default_cache
+    from skerry.cli.ages import size
+    from skerry.lib.proc import SystemRunner
+
+    _quiet_logs()
+    made = await build_agent(
+        cache=default_cache(surroundings().env), runner=SystemRunner(), lock=lock
+    )
+    info = made.info
+    click.echo(
+        f"agent {info.version} for {info.architecture}, {size(info.size_bytes)},"
+        f" needs glibc {info.glibc} or later",
+        err=True,
+    )
+    click.echo(str(made.path))
+
+
+@release.command("sign")
+@_FOLDER
+@click.option(
+    "--key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="Private release key (PEM).",
+)
+def sign(folder: Path, key: Path) -> None:
+    """Sign the artifact in FOLDER; the signature lies beside it in envelope.json."""
+    from skerry.builder.layout import describe, sign_layout
+
+    sign_layout(folder, _signer(key))
+    built = describe(folder)
+    click.echo(f"{built.name} {built.version} {built.architecture} signed, {built.digest}")
+
+
+@release.command("verify")
+@_FOLDER
+def verify(folder: Path) -> None:
+    """Read everything in FOLDER and compare it with its digests."""
+    from skerry.cli.ages import size
+    from skerry.lib.oci import Layout
+
+    click.echo(f"{folder}: {size(Layout.open(folder).verify())} as their digests say")
+
+
+@release.command("push")
+@_FOLDER
+@click.option("--name", default="", help="Name of the Artifact (default: from what it is).")
+@_KEY
+@runs
+async def push(folder: Path, name: str, key: Path | None) -> None:
+    """Bring the artifact in FOLDER to the manager. What is there already is not sent again.
+
+    It has to be signed: before, by 'release build --key' or 'release sign', or now by --key.
+    """
+    from skerry.cli.pushing import prepare, push_artifact
+
+    parcel = prepare(folder, name=name, signer=_signer(key) if key else None)
+    async with connect() as api:
+        with _progress(parcel.size_bytes, parcel.name) as count:
+            sent = await push_artifact(api, parcel, progress=count)
+    click.echo(f"artifact/{parcel.name} complete, {sent} of {len(parcel.blobs)} blobs were new")
+
+
+def _signer(place: Path) -> SigningKey:
+    from skerry.lib.pki import load_signing_key
+    from skerry.wire.envelope import KeyRole, SigningKey
+
+    return SigningKey(KeyRole.RELEASE, load_signing_key(place.read_bytes()))
+
+
+def _built(path: Path, digest: str, size_bytes: int, *, signed: bool) -> None:
+    from skerry.cli.ages import size
+
+    state = "signed" if signed else "not signed yet"
+    click.echo(f"{digest}, {size(size_bytes)}, {state}", err=True)
+    click.echo(str(path))
+
+
+def _tell(event: str, /, **fields: object) -> None:
+    """One calm line per step of a long build."""
+    match event:
+        case "release.component":
+            click.echo(f"building {fields['name']} {fields['version']}", err=True)
+        case "release.base":
+            click.echo(f"base image {fields['name']} from {fields['suite']}", err=True)
+        case "release.assemble":
+            click.echo(f"putting release {fields['version']} together", err=True)
+        case _:
+            pass
+
+
+def _quiet_logs() -> None:
+    from skerry.cli.logs import log_to_stderr
+
+    log_to_stderr("warning")
+
+
+def _progress(total: int, title: str) -> Any:
+    """A context whose value counts bytes: a bar on a terminal, nothing otherwise."""
+    import contextlib
+    import sys
+    from collections.abc import Iterator
+
+    @contextlib.contextmanager
+    def bar() -> Iterator[Callable[[int], None]]:
+        if not sys.stderr.isatty():
+            yield lambda _more: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda more: progress.advance(task, more)
+
+    return bar()

@@ -1,0 +1,224 @@
+"""`serve` and `backup`: the manager itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from skerry.cli.output import as_json
+from skerry.cli.session import runs, surroundings
+
+if TYPE_CHECKING:
+    from skerry.manager.app import ServingInfo
+
+_DATA = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    envvar="SKERRY_DATA",
+    help="Folder that holds everything.",
+)
+_STORE = click.option(
+    "--store", default="", metavar="URL", help="Database (default: SQLite there)."
+)
+
+
+@click.command()
+@_DATA
+@click.option(
+    "--listen",
+    default="127.0.0.1:8443",
+    show_default=True,
+    metavar="ADDRESS:PORT",
+    help="Where to listen; 0.0.0.0 or [::] for all addresses.",
+)
+@click.option("--also", multiple=True, metavar="ADDRESS", help="Listen there too, same port.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="DNS name or address by which hosts find this manager; the first is in the install line.",
+)
+@click.option("--url", default="", help="Public address, when it is another than NAME and port.")
+@_STORE
+@click.option(
+    "--release-key",
+    "release_keys",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Public release key (PEM). Without any, a development key is made.",
+)
+@click.option(
+    "--agent-archive",
+    "archives",
+    multiple=True,
+    metavar="ARCH=FILE",
+    help="What hosts install, from 'skerry release build agent'.",
+)
+@click.option("--no-console", is_flag=True, help="Serve the API only.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@runs
+async def serve(
+    data: Path,
+    listen: str,
+    also: tuple[str, ...],
+    names: tuple[str, ...],
+    url: str,
+    store: str,
+    release_keys: tuple[str, ...],
+    archives: tuple[str, ...],
+    no_console: bool,
+    output: str,
+) -> None:
+    """Run the manager until Ctrl-C.
+
+    Its address, the CA fingerprint for 'skerry login' and, the first time, where the first password
+    lies are shown; the password itself only on a terminal. Log lines go to standard error.
+    """
+    from skerry.cli.logs import log_to_stderr
+    from skerry.cli.naming import pairs
+    from skerry.manager.app import serve as serve_manager
+    from skerry.manager.settings import Settings
+
+    log_to_stderr()
+    host, port = split_address(listen)
+    own = names or (() if host in ("0.0.0.0", "::") else (host,))  # noqa: S104  # compared only
+    known = Settings(data="").names
+    settings = Settings(
+        data=str(data.absolute()),
+        host=host,
+        more_hosts=also,
+        port=port,
+        names=tuple(dict.fromkeys([*own, *known])),
+        url=url,
+        store_url=store,
+        release_keys=release_keys,
+        agent_archives=tuple(pairs(archives, what="agent archive").items()),
+    )
+    if no_console:
+        more = None
+    else:
+        from skerry.console.app import console_routes
+
+        more = console_routes
+
+    def ready(info: ServingInfo) -> None:
+        if output == "json":
+            click.echo(as_json(info))
+            sys.stdout.flush()
+        else:
+            show_serving(info)
+
+    with _ended_by_sigterm():
+        await serve_manager(settings, ready=ready, more=more, clock=surroundings().clock)
+
+
+def show_serving(info: ServingInfo, *, echo: Callable[[str], None] = click.echo) -> None:
+    """Where the manager is and how to come in."""
+    from skerry.manager.app import first_password
+
+    echo(f"manager        {info.url}")
+    echo(f"CA fingerprint {info.ca_fingerprint}")
+    echo(f"CA file        {info.ca_file}")
+    if info.first_password:
+        echo("sign in        admin, first password in " + info.first_password)
+        secret = first_password(info.data)
+        if secret and sys.stdout.isatty():
+            echo(f"               {secret}")
+    echo(f"               skerry login {info.url} --fingerprint {info.ca_fingerprint}")
+    if info.development_keys:
+        echo(
+            "release key    held here (development): whoever owns this folder signs what hosts run"
+        )
+
+
+@click.group()
+def backup() -> None:
+    """Save and restore the manager's store."""
+
+
+@backup.command("create")
+@_DATA
+@_STORE
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@runs
+async def backup_create(data: Path, store: str, file: Path) -> None:
+    """Copy the store into FILE, consistent, while the manager runs or not.
+
+    Run it on the manager's computer. The key that encrypts secrets (DATA/keys) and content
+    (DATA/blobs) are not in it.
+    """
+    from skerry.lib.errors import SkerryError
+    from skerry.manager.settings import Settings
+    from skerry.manager.store import open_store
+
+    if file.exists():
+        raise SkerryError(f"{file} exists", hint="choose another name; backups are not overwritten")
+    settings = Settings(data=str(data.absolute()), store_url=store)
+    if not store and not (data / "skerry.db").exists():
+        raise SkerryError(f"there is no store in {data}", hint="name the folder of skerry serve")
+    opened = await open_store(settings.database)
+    try:
+        await opened.backup(str(file.absolute()))
+    finally:
+        await opened.close()
+    file.chmod(0o600)
+    click.echo(f"{file} holds the store")
+    click.echo(f"not in it: the secret key and identities in {data}/keys, content in {data}/blobs")
+
+
+@backup.command("restore")
+@_DATA
+@_STORE
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@runs
+async def backup_restore(data: Path, store: str, file: Path) -> None:
+    """Fill the empty store of a new manager from FILE.
+
+    Bring DATA/keys of the old manager too: without them its secrets cannot be opened and hosts do
+    not believe the new one.
+    """
+    from skerry.manager.settings import Settings
+    from skerry.manager.store.backup import restore
+
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = Settings(data=str(data.absolute()), store_url=store)
+    await restore(str(file.absolute()), settings.database)
+    click.echo(f"restored from {file}")
+    if not (data / "keys" / "secret.key").exists():
+        click.echo(f"there are no keys in {data}/keys yet: copy those of the old manager", err=True)
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """ADDRESS:PORT, [IPV6]:PORT. Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise click.UsageError(f"{text!r} is not ADDRESS:PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def _ended_by_sigterm() -> AbstractContextManager[None]:
+    """SIGTERM ends like Ctrl-C: requests are finished, then the process."""
+    import contextlib
+    import signal
+    from collections.abc import Iterator
+    from types import FrameType
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    @contextlib.contextmanager
+    def inside() -> Iterator[None]:
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return inside()
