@@ -32,7 +32,7 @@ SHOTS = {
     "audit": "/audit",
     "account": "/account",
     "missing": "/hosts/default/atlantis",
-    "register": "/register?code=000D-1AB3",
+    "register": "/register?code=8844-4BF6",
     "register-empty": "/register?code=1234-5678",
     "reasons": "/reasons",
 }

@@ -41,7 +41,7 @@ async def upload_blob(
     tell = progress or _silent
     told = 0
     for attempt in range(_TRIES):
-        start = await _offset(api, digest)
+        start = await _offset(api, digest, size)
         if start is None:
             tell(size - told)
             return attempt > 0
@@ -104,13 +104,15 @@ async def save_bundle(
     return size
 
 
-async def _offset(api: Api, digest: str) -> int | None:
+async def _offset(api: Api, digest: str, size: int) -> int | None:
     """Where to go on; None when nothing is left to do."""
     answer = await send(api.http, "HEAD", _path(digest), accepts=(404,))
     if answer.status_code == 200:
         return None
     text = answer.headers.get("upload-offset", "0")
-    return int(text) if text.isascii() and text.isdigit() else 0
+    offset = int(text) if text.isascii() and text.isdigit() else 0
+    # All of it without having been accepted: the manager stopped just then. Begin again.
+    return 0 if offset >= size else offset
 
 
 async def _send_rest(

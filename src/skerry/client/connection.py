@@ -138,7 +138,9 @@ def _explained(server: str, exc: BaseException) -> Unreachable:
             return Unreachable(server, "no connection in time", hint="check network and firewall")
         if isinstance(cause, httpx2.TimeoutException):
             return Unreachable(server, "no answer in time", hint="try again")
-    text = next((str(cause) for cause in causes if str(cause)), type(exc).__name__)
+    system = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    own = [str(cause) for cause in causes if str(cause)]
+    text = (system or own or [type(exc).__name__])[0]
     return Unreachable(server, text.splitlines()[0][:200])
 
 

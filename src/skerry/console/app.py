@@ -93,7 +93,8 @@ class _Elsewhere(Route):
 
 async def _nothing(visit: Visit) -> Response:
     raise NotFound(
-        f"there is no page {visit.request.url.path[:200]}", hint="use the menu, or the search of hosts"
+        f"there is no page {visit.request.url.path[:200]}",
+        hint="use the menu, or the search of hosts",
     )
 
 

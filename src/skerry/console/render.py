@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, Response
 
 from skerry import __version__
 from skerry.console import states
+from skerry.console.labels import labels_text
 
 STATIC_FILES = {
     "skerry.css": "text/css; charset=utf-8",
@@ -71,7 +72,13 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        age=age, span=span, bytes=size, middle=middle, digest=digest, moment=moment, plural=plural
+        age=age,
+        bytes=size,
+        middle=middle,
+        digest=digest,
+        plural=plural,
+        grouped=grouped,
+        labels_text=labels_text,
     )
     made.globals.update(
         asset=asset,
@@ -103,7 +110,9 @@ def age(then: datetime | None, now: datetime) -> Markup:
     if then is None:
         return Markup('<span class="faint">never</span>')
     text = span((now - then).total_seconds())
-    words = f"in {text[1:]}" if text.startswith("-") else ("now" if text == "0 s" else f"{text} ago")
+    words = "now" if text == "0 s" else f"{text} ago"
+    if text.startswith("-"):
+        words = f"in {text[1:]}"
     exact = moment(then)
     stamp = then.astimezone(UTC).isoformat()
     return Markup('<time datetime="{}" title="{}">{}</time>').format(stamp, exact, words)
@@ -149,6 +158,11 @@ def digest(text: str) -> Markup:
         return Markup('<span class="faint">none</span>')
     plain = text.removeprefix("sha256:")
     return Markup('<code class="digest" title="{}">{}</code>').format(text, plain[:12])
+
+
+def grouped(text: str) -> str:
+    """A fingerprint in groups of eight, so that eyes can keep their place."""
+    return " ".join(text[start : start + 8] for start in range(0, len(text), 8))
 
 
 def plural(count: int, one: str, many: str = "") -> str:

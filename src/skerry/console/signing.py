@@ -108,7 +108,12 @@ class Signing:
         return response
 
     def _form(
-        self, request: Request, error: SkerryError | None = None, *, user: str = "", status: int = 200
+        self,
+        request: Request,
+        error: SkerryError | None = None,
+        *,
+        user: str = "",
+        status: int = 200,
     ) -> Response:
         seed = request.cookies.get(SEED_COOKIE, "") or new_seed()
         root = self._door.centre.root

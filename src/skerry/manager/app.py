@@ -117,8 +117,10 @@ async def serve(
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(contextlib.closing(_listen(settings.host, settings.port)))]
         port = int(listeners[0].getsockname()[1])
-        for host in settings.more_hosts:
-            listeners.append(stack.enter_context(contextlib.closing(_listen(host, port))))
+        listeners += [
+            stack.enter_context(contextlib.closing(_listen(host, port)))
+            for host in settings.more_hosts
+        ]
         async with open_centre(settings, clock=clock, port=port) as centre:
             await _serve(centre, listeners, ready, more(centre) if more else ())
 

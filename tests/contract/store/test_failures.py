@@ -334,7 +334,7 @@ async def test_restore_refuses_a_left_over_log(tmp_path: Path) -> None:
     await store.close()
     (tmp_path / "restored.db-wal").write_bytes(b"old")
 
-    with pytest.raises(BackupRefused, match="restored.db-wal exists"):
+    with pytest.raises(BackupRefused, match=r"restored\.db-wal exists"):
         await restore(f"{tmp_path}/backup.db", f"sqlite:///{tmp_path}/restored.db")
 
 

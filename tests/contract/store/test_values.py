@@ -35,6 +35,22 @@ async def test_counter_with_limit_one_is_taken_once_under_1000_parallel_uses(bac
     assert await stores[0].counter("token/x") == 1
 
 
+async def test_counters_taken_in_opposite_orders_do_not_block_each_other(backend: Any) -> None:
+    stores = [await backend.open(), await backend.open()]
+
+    async def use(number: int) -> None:
+        takes = [Take(f"c{index}", None) for index in range(20)]
+        if number % 2:
+            takes.reverse()
+        await stores[number % 2].commit(WriteSet(takes=tuple(takes)))
+
+    async with anyio.create_task_group() as group:
+        for number in range(40):
+            group.start_soon(use, number)
+
+    assert await stores[0].counter("c7") == 40
+
+
 async def test_counter_stops_exactly_at_its_limit(store: Store) -> None:
     for _ in range(3):
         await store.commit(WriteSet(takes=(Take("c", 3),)))

@@ -79,7 +79,9 @@ def test_without_a_context_the_next_step_is_to_sign_in(tmp_path: Path) -> None:
     assert "skerry login" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["contexts: {", "current: 3", "surprise: 1", "- a", "!!python/x 1"])
+@pytest.mark.parametrize(
+    "text", ["contexts: {", "current: 3", "surprise: 1", "- a", "!!python/x 1"]
+)
 def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)

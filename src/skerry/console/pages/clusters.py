@@ -78,9 +78,7 @@ async def delete(visit: Visit) -> Response:
         return await _ask(visit, cluster, wrong=True, status=422)
     force = visit.form.get("force") == "yes"
     try:
-        left = await objects.delete(
-            visit.centre, visit.caller, _KIND, visit.place, force=force
-        )
+        left = await objects.delete(visit.centre, visit.caller, _KIND, visit.place, force=force)
     except (DeleteWaits, DocumentInvalid) as exc:
         return await _ask(visit, cluster, error=exc, status=409)
     if left is None:
@@ -112,9 +110,7 @@ async def _members(visit: Visit, cluster: AnyResource) -> list[AnyResource]:
     for name in hosts_of(cluster.spec):
         try:
             found.append(
-                await objects.get(
-                    visit.centre, visit.caller, KINDS["Host"], cluster.project, name
-                )
+                await objects.get(visit.centre, visit.caller, KINDS["Host"], cluster.project, name)
             )
         except NotFound:
             continue

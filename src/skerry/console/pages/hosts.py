@@ -81,9 +81,7 @@ async def show_host(
         events=events,
         sites=await names(visit, "Site", project),
         error=error,
-        live=(
-            f"/live?kinds=Host&project={project}&name={name}&since={host.metadata.revision}"
-        ),
+        live=(f"/live?kinds=Host&project={project}&name={name}&since={host.metadata.revision}"),
     )
 
 
@@ -123,9 +121,7 @@ async def delete(visit: Visit) -> Response:
     """Forget a host; one in a cluster leaves it first, or is forced after a wait."""
     project, name = visit.place
     force = visit.form.get("force") == "yes"
-    left = await objects.delete(
-        visit.centre, visit.caller, _KIND, (project, name), force=force
-    )
+    left = await objects.delete(visit.centre, visit.caller, _KIND, (project, name), force=force)
     return back("/hosts" if left is None else f"/hosts/{project}/{name}")
 
 

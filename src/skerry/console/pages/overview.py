@@ -1,4 +1,4 @@
-"""Fleet overview: how the fleet is, and above all what needs a person, each with one next action."""
+"""Fleet overview: how the fleet is, and what needs a person, each with one next action."""
 
 from __future__ import annotations
 

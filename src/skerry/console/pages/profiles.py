@@ -113,10 +113,7 @@ async def save(visit: Visit) -> Response:
     profile = await _get(visit) if "name" in visit.request.path_params else None
     text = visit.form.get("text", "").replace("\r\n", "\n")
     dry_run = visit.form.get("do") != "apply"
-    if profile is None:
-        place = None
-    else:
-        place = (profile.project, profile.name)
+    place = None if profile is None else (profile.project, profile.name)
     try:
         written = yamltext.read(text)
     except DocumentInvalid as exc:
@@ -181,9 +178,7 @@ async def _get(visit: Visit) -> AnyResource:
 
 
 async def _users(visit: Visit, profile: AnyResource) -> int:
-    query = Query(
-        "Cluster", profile.project, fields={"spec.profiles.name": profile.name}, limit=1
-    )
+    query = Query("Cluster", profile.project, fields={"spec.profiles.name": profile.name}, limit=1)
     return int((await objects.list_objects(visit.centre, visit.caller, query)).total)
 
 

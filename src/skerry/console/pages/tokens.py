@@ -1,4 +1,4 @@
-"""Registration tokens. The install line with the secret is shown once, in the answer to the form."""
+"""Registration tokens. The line with the secret is shown once, in the answer to the form."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ async def create(visit: Visit) -> Response:
         },
     }
     try:
-        done = await objects.apply(
-            visit.centre, visit.caller, document, kind=_KIND, revision=0
-        )
+        done = await objects.apply(visit.centre, visit.caller, document, kind=_KIND, revision=0)
     except DocumentInvalid as exc:
         return await _show(visit, error=exc, status=422)
     return await _show(visit, made=done)

@@ -225,7 +225,7 @@ def _add_audit(said: Audit) -> Steps[None]:
 
 def _clean(record: RecordT) -> RecordT:
     """Messages quote foreign programs; what no database stores as text is replaced."""
-    texts = {
+    texts: dict[str, Any] = {
         name: text.replace("\x00", "\ufffd").encode(errors="replace").decode()
         for name in record.__slots__
         if isinstance(text := getattr(record, name), str)

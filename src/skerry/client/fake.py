@@ -1,4 +1,7 @@
-"""A manager's answers for client tests: a function over requests, and what was asked."""
+"""A manager that answers from a script, for tests of whatever uses the client.
+
+It remembers every request with its body, so that a test can say what was asked.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from skerry.client.api import Api
 from skerry.client.contexts import Context
 from skerry.lib.clock import ManualClock
 
-CONTEXT = Context(name="test", server="http://127.0.0.1:1", token="key-1")
+CONTEXT = Context(name="test", server="http://127.0.0.1:1", token="key-1")  # noqa: S106  # a fake
 Answer = Callable[[httpx2.Request], httpx2.Response]
 
 
@@ -52,17 +55,25 @@ class FakeManager:
 def says(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
     """An answer with a JSON body."""
     kind = "application/problem+json" if status >= 400 else "application/json"
-    return lambda request: httpx2.Response(
-        status,
-        content=msgspec.json.encode(value),
-        headers={"content-type": kind, **(headers or {})},
-    )
+
+    def answer(_request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(
+            status,
+            content=msgspec.json.encode(value),
+            headers={"content-type": kind, **(headers or {})},
+        )
+
+    return answer
 
 
 def lines(*values: Any) -> Answer:
     """A watch's answer."""
     body = b"\n".join(msgspec.json.encode(value) for value in values) + b"\n\n"
-    return lambda request: httpx2.Response(200, content=body)
+
+    def answer(_request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=body)
+
+    return answer
 
 
 def breaks(request: httpx2.Request) -> httpx2.Response:
