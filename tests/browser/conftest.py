@@ -6,6 +6,7 @@ and screenshots do not change from run to run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -64,10 +65,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    data = tmp_path_factory.mktemp("console")
+    """The seeded one; tests leave alone what other tests look at."""
+    with running(tmp_path_factory.mktemp("console"), seed) as found:
+        yield found
+
+
+@pytest.fixture
+def fresh_manager(tmp_path: Path) -> Iterator[Manager]:
+    """One that nobody has used yet."""
+    with running(tmp_path, None) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def running(data: Path, prepare: Callable[[Centre], Any] | None) -> Iterator[Manager]:
+    """A manager that serves the console until the block ends."""
     with start_blocking_portal() as portal:
         started = threading.Event()
-        found: dict[str, Any] = {}
+        found: list[Centre] = []
 
         async def run(stop: anyio.Event) -> None:
             listener = socket.socket()
@@ -75,44 +90,42 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
             port = listener.getsockname()[1]
             settings = Settings(data=str(data), port=port, login_per_minute=6000)
             async with open_centre(settings, port=port) as centre:
-                await seed(centre)
-                await serve(centre, listener, stop, lambda: found.update(centre=centre))
-
-        async def serve(
-            centre: Centre, listener: socket.socket, stop: anyio.Event, note: Callable[[], None]
-        ) -> None:
-            names = centre.settings.names
-            certificate, key = ensure_server_certificate(
-                centre.root, centre.keys, centre.clock, names
-            )
-            config = uvicorn.Config(
-                build_app(centre, more=console_routes(centre)),
-                ssl_certfile=certificate,
-                ssl_keyfile=key,
-                log_config=None,
-                lifespan="off",
-                timeout_graceful_shutdown=2,
-            )
-            server = uvicorn.Server(config)
-            server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(server._serve, [listener])
-                while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
-                    await anyio.sleep(0.02)
-                note()
-                started.set()
-                await stop.wait()
-                server.should_exit = True
+                if prepare is not None:
+                    await prepare(centre)
+                server = _server(centre)
+                async with anyio.create_task_group() as tg:
+                    tg.start_soon(server._serve, [listener])
+                    while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
+                        await anyio.sleep(0.02)
+                    found.append(centre)
+                    started.set()
+                    await stop.wait()
+                    server.should_exit = True
 
         stop = portal.call(anyio.Event)
         future = portal.start_task_soon(run, stop)
         while not started.wait(0.1):
             if future.done():
                 future.result()
-        centre = found["centre"]
-        yield Manager(centre.url, centre, portal)
+        yield Manager(found[0].url, found[0], portal)
         portal.call(stop.set)
         future.result(timeout=20)
+
+
+def _server(centre: Centre) -> uvicorn.Server:
+    certificate, key = ensure_server_certificate(
+        centre.root, centre.keys, centre.clock, centre.settings.names
+    )
+    return uvicorn.Server(
+        uvicorn.Config(
+            build_app(centre, more=console_routes(centre)),
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+            log_config=None,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+        )
+    )
 
 
 @pytest.fixture(scope="session")

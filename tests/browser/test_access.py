@@ -18,7 +18,8 @@ _CHECK = """
   // Every control has a name.
   const named = (item) => (item.labels && item.labels.length) || item.getAttribute("aria-label") ||
     item.getAttribute("aria-labelledby") || item.textContent.trim();
-  for (const item of document.querySelectorAll("input:not([type=hidden]), select, textarea, button, a[href], summary, progress"))
+  const controls = "input:not([type=hidden]), select, textarea, button, a[href], summary, progress";
+  for (const item of document.querySelectorAll(controls))
     if (visible(item) && !named(item)) found.push("no name: " + item.outerHTML.slice(0, 120));
   // Ids are unique, references lead somewhere.
   const seen = new Set();
@@ -85,7 +86,8 @@ _CHECK = """
     const large = parseFloat(style.fontSize) >= 24;
     if (ratio < (large ? 3 : 4.5)) {
       const words = `contrast ${ratio.toFixed(2)}: ${item.className || item.tagName}`;
-      if (!told.has(words)) found.push(`${words} "${walker.currentNode.textContent.trim().slice(0, 40)}"`);
+      const text = walker.currentNode.textContent.trim().slice(0, 40);
+      if (!told.has(words)) found.push(`${words} "${text}"`);
       told.add(words);
     }
   }

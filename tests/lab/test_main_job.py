@@ -385,13 +385,14 @@ async def deletion_resets_the_host(bench: Bench, api: Api) -> None:
 
 
 _LEFT = """
-for path in /etc/kubernetes /var/lib/etcd /var/lib/kubelet/config.yaml /etc/cni/net.d/10-skerry.conflist \
-  /etc/systemd/system/skerry-kubelet.service /etc/systemd/system/skerry-containerd.service; do
+units=/etc/systemd/system
+for path in /etc/kubernetes /var/lib/etcd /var/lib/kubelet /etc/cni/net.d/10-skerry.conflist \\
+  $units/skerry-kubelet.service $units/skerry-containerd.service; do
   [ ! -e "$path" ] || { [ -d "$path" ] && [ -z "$(ls -A "$path")" ]; } || echo "left: $path"
 done
 ip -br link | awk '{print $1}' | grep -E '^(cni0|skerry0|veth)' | sed 's/^/left: link /'
 nft list tables | grep -E 'kube|skerry|cni' | sed 's/^/left: nft /'
-mount | grep -E '/var/lib/skerry/(containerd|etcd)|/run/skerry|/var/lib/kubelet/' | sed 's/^/left: mount /'
+mount | grep -E '/var/lib/skerry/|/run/skerry|/var/lib/kubelet/' | sed 's/^/left: mount /'
 pgrep -a 'kubelet|containerd|etcd|kube-' | sed 's/^/left: process /'
 ls /var/lib/skerry/releases/kubernetes 2>/dev/null | sed 's/^/left: release /'
 true

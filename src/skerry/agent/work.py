@@ -217,6 +217,9 @@ class Worker:
         except TimeoutError:
             message = f"{step.title} did not end within {step.limit_s:g} s"
             return self._failure("StepTimedOut", message, "", step.title), True
+        except OSError as exc:
+            # The disk or the kernel said no in a way that no step foresaw; another try may help.
+            return self._failure("HostError", f"{step.title}: {exc}", "", step.title), True
         log.info("step.done", step=step.title)
         return None, False
 

@@ -7,7 +7,7 @@ looks for them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -79,6 +79,7 @@ def environment() -> jinja2.Environment:
         plural=plural,
         grouped=grouped,
         labels_text=labels_text,
+        one=one,
     )
     made.globals.update(
         asset=asset,
@@ -158,6 +159,11 @@ def digest(text: str) -> Markup:
         return Markup('<span class="faint">none</span>')
     plain = text.removeprefix("sha256:")
     return Markup('<code class="digest" title="{}">{}</code>').format(text, plain[:12])
+
+
+def one(items: Iterable[Any]) -> Any:
+    """The first of them, or None."""
+    return next(iter(items), None)
 
 
 def grouped(text: str) -> str:

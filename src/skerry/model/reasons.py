@@ -188,6 +188,10 @@ ResetIncomplete | error | Reset left something | skerry describe host {host}
     The host could not remove everything that the cluster made.
 StepFailed | error | Step failed | skerry describe host {host}
     A step ended with an error; it is tried again.
+StepTimedOut | error | Step took too long | skerry describe host {host}
+    A step did not end within its limit; it is tried again.
+HostError | error | Machine refused | skerry describe host {host}
+    The host's disk or kernel refused an operation; it is tried again.
 AgentError | error | Agent failed | skerry describe host {host}
     The agent met an error that it does not know.
 CertificatesExpiring | error | Certificates expire soon | skerry describe host {host}
@@ -298,3 +302,21 @@ class _Facts(dict[str, str]):
 
 def _fill(text: str, facts: Mapping[str, str]) -> str:
     return string.Formatter().vformat(text, (), _Facts({k: v for k, v in facts.items() if v}))
+
+
+def reference_page() -> str:
+    """docs/reference/reasons.md: every reason, what it means and what to do next."""
+    lines = [
+        "# Reasons",
+        "",
+        "Why a host or cluster is not as it should be. `skerry why host NAME` at the centre and",
+        "`skerry-agent status` on the host choose the one cause: the reason highest in this list.",
+        "Severity: `quiet` needs nobody, `working` ends by itself, `waiting` waits for a decision,",
+        "`error` needs somebody.",
+        "",
+    ]
+    for row in sorted(REASONS.values(), key=lambda item: item.rank):
+        action = _fill(row.action, {})
+        lines += [f"## {row.name}", "", f"{row.title} ({row.severity.value}). {row.cause}", ""]
+        lines += [f"Next: `{action}`", ""]
+    return "\n".join(lines)

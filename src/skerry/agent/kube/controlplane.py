@@ -21,7 +21,7 @@ from skerry.plan.desired import DesiredCluster
 from skerry.plan.kubernetes import read_values
 
 _STOP_S = 60.0
-_KILL_AFTER_S = 20.0
+_KILL_AFTER_S = 6.0
 # Nothing is lost by a kill: etcd's log survives it, the others hold no state.
 _GENTLE_S = 6.0
 
@@ -126,7 +126,7 @@ async def stop(doors: Doors) -> None:
     """Stop API server, controllers and scheduler; etcd and all workloads keep running.
 
     Their processes are gone afterwards, not only their ports closed: an API server that drains
-    its last requests could still write.
+    its last requests could still write. It drains for up to a minute, so it is killed soon.
     """
     for component in places.CONTROL_PLANE:
         doors.root.remove(places.manifest(component))

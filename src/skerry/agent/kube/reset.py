@@ -52,7 +52,7 @@ async def reset(doors: Doors) -> None:
     _files(doors, before)
     await doors.systemctl("daemon-reload")
     await doors.systemctl("reset-failed", check=False)
-    left = [path for path in (places.KUBELET, places.CONTAINERD_ROOT) if doors.root.exists(path)]
+    left = [path for path in (places.KUBELET, places.CONTAINERD_ROOT) if doors.root.list(path)]
     if left:
         raise EngineFailed(Reason.RESET_INCOMPLETE, f"could not be removed: {', '.join(left)}")
     doors.root.remove(places.KUBE)
@@ -61,7 +61,7 @@ async def reset(doors: Doors) -> None:
 def leftovers(doors: Doors) -> bool:
     """Whether a cluster of ours left anything."""
     places_of_ours = (places.KUBE, places.RELEASES, places.LINKS, places.CONTAINERD_ROOT)
-    return any(doors.root.exists(path) for path in places_of_ours)
+    return any(doors.root.list(path) for path in places_of_ours)
 
 
 def _before(doors: Doors) -> Before | None:
@@ -100,19 +100,22 @@ async def _kill_tasks(doors: Doors) -> None:
 async def _unmount(doors: Doors) -> None:
     ours = (places.KUBELET, places.CONTAINERD_ROOT, places.CONTAINERD_STATE)
     for _ in range(3):
-        points = [
-            line.split()[4].replace("\\040", " ")
-            for line in doors.text("/proc/self/mountinfo").splitlines()
-        ]
         held = [
             point
-            for point in reversed(points)
+            for point in reversed(_mount_points(doors))
             if any(point.startswith(f"{folder}/") for folder in ours)
         ]
         if not held:
             return
         for point in held:
             await doors.run("umount", "--lazy", point, check=False)
+
+
+def _mount_points(doors: Doors) -> list[str]:
+    return [
+        line.split()[4].replace("\\040", " ")
+        for line in doors.text("/proc/self/mountinfo").splitlines()
+    ]
 
 
 async def _network(doors: Doors, before: Before | None) -> None:
@@ -174,11 +177,16 @@ def _files(doors: Doors, before: Before | None) -> None:
     for unit in places.ALL_UNITS:
         doors.root.remove(f"{places.UNITS}/{unit}")
     doors.root.remove(places.CNI_CONFIG)
+    own_mounts = set(_mount_points(doors))
     for path in _FOLDERS:
-        doors.root.remove(path)
+        if path in own_mounts:  # a disk of its own stays, empty
+            for name in doors.root.list(path):
+                doors.root.remove(f"{path}/{name}")
+        else:
+            doors.root.remove(path)
     had = set(before.folders) if before else set(FOLDERS)
     for path in FOLDERS:
-        if path not in had:
+        if path not in had and path not in own_mounts:
             doors.root.remove(path)
     parent = places.RELEASES.rsplit("/", 1)[0]
     if not doors.root.list(parent):

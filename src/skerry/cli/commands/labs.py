@@ -79,7 +79,7 @@ def lab_kubectl(run_name: str, host: str, arguments: tuple[str, ...]) -> None:
 
     As root of this computer only: no credential of the cluster leaves the host.
     """
-    _enter(run_name, host, [*_KUBECTL, *arguments])
+    _enter(run_name, host, [*_KUBECTL, *_after_dashes(arguments)])
 
 
 @lab.command("shell", context_settings=_PASS_ON)
@@ -88,7 +88,12 @@ def lab_kubectl(run_name: str, host: str, arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
 def lab_shell(run_name: str, host: str, arguments: tuple[str, ...]) -> None:
     """Open a shell inside HOST, or run COMMAND there."""
-    _enter(run_name, host, list(arguments) or ["bash", "-l"])
+    _enter(run_name, host, _after_dashes(arguments) or ["bash", "-l"])
+
+
+def _after_dashes(arguments: tuple[str, ...]) -> list[str]:
+    """What the other program gets: click leaves the `--` that stands behind HOST."""
+    return list(arguments[1:] if arguments[:1] == ("--",) else arguments)
 
 
 def _hosts(run_name: str) -> dict[str, ContainerHost]:

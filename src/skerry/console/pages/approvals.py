@@ -16,6 +16,7 @@ from skerry.console.pages.hosts import set_place, show_host
 from skerry.console.pages.listing import listing, names
 from skerry.manager.services import hosts, objects
 from skerry.model.kinds import KINDS
+from skerry.model.meta import NAME_PATTERN
 from skerry.model.problems import DocumentInvalid
 
 _KIND = KINDS["Host"]
@@ -48,7 +49,7 @@ async def queue(visit: Visit) -> Response:
 
 async def register(visit: Visit) -> Response:
     """On a phone beside the machine: type the code that it shows."""
-    typed = visit.params.get("code", "")
+    typed, done = visit.params.get("code", ""), visit.params.get("done", "")
     code = _plain_code(typed)
     found: list[Asking] = []
     if code:
@@ -70,7 +71,7 @@ async def register(visit: Visit) -> Response:
         code=code,
         found=found,
         sites=await names(visit, "Site", visit.project_for("Host")),
-        done=visit.params.get("done", ""),
+        done=done if re.fullmatch(NAME_PATTERN, done) else "",
     )
 
 

@@ -74,6 +74,7 @@ async def leave(visit: Visit) -> Response:
 async def delete(visit: Visit) -> Response:
     """Delete a cluster whose name was typed; its hosts clean themselves first."""
     cluster = await _get(visit)
+    require(visit.caller, "delete", _KIND.name, cluster.project)
     if visit.form.get("name", "").strip() != cluster.name:
         return await _ask(visit, cluster, wrong=True, status=422)
     force = visit.form.get("force") == "yes"

@@ -132,6 +132,7 @@ async def update(visit: Visit) -> Response:
 async def _submit(
     visit: Visit, cluster: AnyResource | None, wish: Wish, choices: list[Choice]
 ) -> Response:
+    require(visit.caller, "update" if cluster else "create", _KIND.name, wish.project)
     dry_run = visit.form.get("do") != "apply"
     try:
         done = await objects.apply(

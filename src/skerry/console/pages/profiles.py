@@ -111,6 +111,8 @@ async def edit(visit: Visit) -> Response:
 async def save(visit: Visit) -> Response:
     """Check, or check and record as a version."""
     profile = await _get(visit) if "name" in visit.request.path_params else None
+    where = profile.project if profile else visit.project_for(_KIND.name) or ""
+    require(visit.caller, "update" if profile else "create", _KIND.name, where)
     text = visit.form.get("text", "").replace("\r\n", "\n")
     dry_run = visit.form.get("do") != "apply"
     place = None if profile is None else (profile.project, profile.name)

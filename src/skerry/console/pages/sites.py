@@ -7,6 +7,7 @@ from starlette.responses import Response
 from skerry.console.door import Visit, back
 from skerry.console.pages.listing import count, listing
 from skerry.manager.services import objects
+from skerry.manager.services.centre import require
 from skerry.model.kinds import KINDS
 from skerry.model.meta import DEFAULT_PROJECT
 from skerry.model.problems import DocumentInvalid
@@ -23,6 +24,7 @@ async def create(visit: Visit) -> Response:
     """A new site."""
     form = visit.form
     project = form.get("project", "") or visit.project_for(_KIND.name) or DEFAULT_PROJECT
+    require(visit.caller, "create", _KIND.name, project)
     document = {
         "kind": _KIND.name,
         "metadata": {"name": form.get("name", "").strip(), "project": project},

@@ -10,6 +10,7 @@ from skerry.console.door import Visit, back
 from skerry.console.labels import parse_labels
 from skerry.console.pages.listing import Listing, listing, names
 from skerry.manager.services import objects, tokens
+from skerry.manager.services.centre import require
 from skerry.manager.services.objects import Applied
 from skerry.model.kinds import KINDS
 from skerry.model.meta import DEFAULT_PROJECT
@@ -28,6 +29,7 @@ async def create(visit: Visit) -> Response:
     """A new token; its line is in the answer and nowhere else afterwards."""
     form = visit.form
     project = form.get("project", "") or visit.project_for(_KIND.name) or DEFAULT_PROJECT
+    require(visit.caller, "create", _KIND.name, project)
     hours, uses = form.get("hours", "24"), form.get("uses", "").strip()
     problems = [
         Problem(path=path, message=f"{text[:20]!r} is not a whole number above 0")
