@@ -5,6 +5,7 @@ These speak HTTP directly, as an attacker would; nothing of a page's look protec
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -209,6 +210,27 @@ def test_a_page_that_does_not_exist_says_where_to_go(
 
         assert answer.status_code == 404
         assert 'href="/hosts"' in answer.text
+
+
+@pytest.mark.parametrize("user", ["vera", "admin"])
+def test_every_link_leads_to_a_page(user: str, client: httpx2.Client, keys: dict[str, str]) -> None:
+    left, seen, wrong = ["/"], {"/"}, {}
+    while left and len(seen) < 400:
+        address = left.pop()
+        answer = client.get(address, headers=cookies(keys[user]))
+        if answer.status_code != 200:
+            wrong[address] = answer.status_code
+        for link in re.findall(r'href="(/[^"]*)"', answer.text):
+            link = html.unescape(link).partition("#")[0]
+            # Of hosts that look alike, a few stand for all.
+            if link.startswith("/hosts/default/") and not link.endswith(("-1", "-9", "spare")):
+                continue
+            if link not in seen and not link.startswith("/static/"):
+                seen.add(link)
+                left.append(link)
+
+    assert wrong == {}
+    assert len(seen) > 40
 
 
 def test_the_api_is_not_answered_by_pages(client: httpx2.Client, keys: dict[str, str]) -> None:

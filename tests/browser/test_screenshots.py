@@ -1,4 +1,8 @@
-"""Takes the pictures that the documents use; only when SKERRY_SCREENSHOTS names a folder."""
+"""Takes pictures, only when asked.
+
+SKERRY_SCREENSHOTS=docs/images takes those of the documents; SKERRY_LOOKS=all (or light, dark,
+phone) takes every page too, SKERRY_FULL=1 in its whole length.
+"""
 
 from __future__ import annotations
 
@@ -48,19 +52,46 @@ LOOKS = {
 }
 
 
+# What the documents show: name of the picture, address, look.
+DOCUMENTS = (
+    ("console-overview", "/", "light"),
+    ("console-overview-dark", "/", "dark"),
+    ("console-host", "/hosts/default/fastnet-1", "light"),
+    ("console-approvals", "/approvals", "light"),
+    ("console-cluster", "/clusters/default/shop-skerryvore", "light"),
+    ("console-register", "/register?code=8844-4BF6", "phone"),
+)
+
+
 @pytest.mark.skipif(not FOLDER, reason="SKERRY_SCREENSHOTS is not set")
+def test_take_the_pictures_of_the_documents(visit: Callable[..., Page]) -> None:
+    folder = Path(FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    for name, address, look in DOCUMENTS:
+        page = visit("admin", **LOOKS[look])
+        page.goto(address, wait_until="load")
+        page.screenshot(path=folder / f"{name}.png")
+    page = visit("admin", **LOOKS["light"])
+    page.goto("/clusters/default/shop-north-pier/change?version-shop=2.0.0")
+    page.get_by_role("button", name="Preview").click()
+    page.locator("#preview").wait_for()
+    page.screenshot(path=folder / "console-preview.png")
+
+
+@pytest.mark.skipif("SKERRY_LOOKS" not in os.environ, reason="SKERRY_LOOKS is not set")
 @pytest.mark.timeout(600)
-def test_take_screenshots(visit: Callable[..., Page]) -> None:
+def test_take_every_page_in_every_look(visit: Callable[..., Page]) -> None:
     folder = Path(FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
     only = set(filter(None, os.environ.get("SKERRY_SHOTS", "").split(",")))
-    looks = set(filter(None, os.environ.get("SKERRY_LOOKS", "").split(","))) or set(LOOKS)
+    looks = os.environ["SKERRY_LOOKS"]
     full = os.environ.get("SKERRY_FULL") == "1"
-    for look in LOOKS:
-        if look not in looks:
+
+    for look, options in LOOKS.items():
+        if looks not in ("all", look):
             continue
-        page = visit("admin", **LOOKS[look])
-        stranger = visit("", **LOOKS[look])
+        page, stranger = visit("admin", **options), visit("", **options)
         for name, address in SHOTS.items():
             if only and name not in only:
                 continue

@@ -24,7 +24,8 @@ from skerry.manager.services.centre import NotPermitted
 from skerry.model.kinds import KINDS, Kind, Scope
 
 RECHECK_S = 4.0
-SETTLE_S = 0.25
+SETTLE_S = 0.2
+PAUSE_S = 1.0
 MAX_KINDS = 4
 
 
@@ -68,6 +69,7 @@ async def _send(
             await visit.centre.clock.sleep(SETTLE_S)
             revision = news.take()
             await send.send(ServerSentEvent(event="changed", id=str(revision), data=""))
+            await visit.centre.clock.sleep(PAUSE_S)
 
 
 class _News:

@@ -92,13 +92,13 @@ def cluster_cause(cluster: AnyResource) -> Cause:
     return why(cluster.status.conditions, facts)
 
 
-def here(cause: Cause, project: str) -> tuple[str, str] | None:
+def here(cause: Cause, project: str, *, may_change: bool = True) -> tuple[str, str] | None:
     """(address, words) of the console's own way to a next action, when there is one."""
     words = cause.next_action.split()
     match words[1:]:
-        case ["edit", "cluster", name]:
+        case ["edit", "cluster", name] if may_change:
             return f"/clusters/{project}/{name}/change", "Change the cluster"
-        case ["describe", "cluster", name]:
+        case ["describe" | "edit", "cluster", name]:
             return f"/clusters/{project}/{name}", "See the cluster"
         case ["describe", "host", name]:
             return f"/hosts/{project}/{name}", "See the host"

@@ -60,7 +60,7 @@ async def test_the_archive_runs_from_anywhere_without_an_environment(tmp_path: P
         source=_source(tmp_path, STUB),
     )
 
-    await runner.run(["tar", "-xJf", str(archive.path), "-C", str(tmp_path)], timeout_s=120)
+    await runner.run(["tar", "-xzf", str(archive.path), "-C", str(tmp_path)], timeout_s=120)
     program = str(tmp_path / "skerry-agent" / "skerry-agent")
     said = await runner.run(["env", "-i", program], timeout_s=60)
 

@@ -19,7 +19,7 @@ def _entry(*, undo_from: int = 1, undo: bool = True) -> Entry:
     operation = Operation(
         name="upgrade",
         desired_digest="sha256:" + "0" * 64,
-        steps=(StartRuntime(version="1.36.3"), StopApiServer(point="p"), FenceApi()),
+        steps=(StartRuntime(version="1.36.3"), StopApiServer(), FenceApi()),
         undo=(OpenApi(), StartRuntime(version="1.35.4")) if undo else (),
         undo_from=undo_from,
         disruptive=True,

@@ -136,9 +136,7 @@ class Bench:
                 name="harbour",
                 uid="c-1",
                 role="control-plane",
-                revisions=(
-                    RevisionRef(profile="shop", version="1.0.0", digest=revision.digest),
-                ),
+                revisions=(RevisionRef(profile="shop", version="1.0.0", digest=revision.digest),),
                 variables={"greeting": greeting},
                 artifacts=(self.release(version),),
                 secrets=(
@@ -149,9 +147,7 @@ class Bench:
                 if secret
                 else (),
             )
-        assignment = Assignment(
-            host_uid="uid-1", epoch=self.epoch, issued_at=NOW, cluster=cluster
-        )
+        assignment = Assignment(host_uid="uid-1", epoch=self.epoch, issued_at=NOW, cluster=cluster)
         envelope = env.sign(env.ASSIGNMENT, canonical_json(assignment), [CHANNEL])
         accept.accept(self.root, envelope, self.identity)
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from skerry.console.door import Visit, back
 from skerry.console.inside import AnyResource, NotFound
 from skerry.console.labels import parse_labels
-from skerry.console.pages.listing import listing, names
+from skerry.console.pages.listing import ATTENTION, listing, names
 from skerry.console.states import cluster_of, host_cause, host_state
 from skerry.manager.services import history, hosts, objects
 from skerry.manager.services.centre import NotPermitted
@@ -20,7 +20,7 @@ from skerry.model.kinds import KINDS
 STATES: dict[str, tuple[str, dict[str, str]]] = {
     "attention": (
         "Need attention",
-        {"spec.approval": "approved", "status.conditions.status": "False"},
+        ATTENTION,
     ),
     "offline": ("Offline", {"status.conditions.reason": "HostSilent"}),
     "pending": ("Wait for approval", {"status.phase": "Pending"}),

@@ -15,6 +15,13 @@ from skerry.manager.services import objects
 
 PAGE_ROWS = 50
 
+# Hosts that are ours and say that something is wrong, in fields of the store.
+ATTENTION = {
+    "spec.approval": "approved",
+    "spec.revoked": "false",
+    "status.conditions.status": "False",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:

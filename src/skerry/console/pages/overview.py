@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from starlette.responses import Response
 
 from skerry.console.door import Visit
-from skerry.console.inside import AnyResource, Query
-from skerry.console.pages.listing import count
+from skerry.console.inside import AnyResource, Page, Query
+from skerry.console.pages.listing import ATTENTION, count
 from skerry.console.states import cluster_cause, host_cause
 from skerry.manager.services import objects
 from skerry.model.reasons import Cause, Severity
@@ -39,8 +39,8 @@ class Need:
 async def page(visit: Visit) -> Response:
     """The first page."""
     project = visit.project_for("Host")
-    shares = await _shares(visit, project)
-    needs, more, revision = await _needs(visit, project)
+    needs, more, unhappy = await _needs(visit, project)
+    shares = await _shares(visit, project, attention=unhappy.total)
     total = sum(share.count for share in shares)
     return await visit.show(
         "overview.html",
@@ -52,15 +52,14 @@ async def page(visit: Visit) -> Response:
         first=await _first_steps(visit, project) if total == 0 else None,
         clusters=await count(visit, "Cluster", project),
         running=await count(visit, "Cluster", project, status__phase="Running"),
-        live=f"/live?kinds=Host,Cluster&since={revision}",
+        live=f"/live?kinds=Host,Cluster&since={unhappy.revision}",
     )
 
 
-async def _shares(visit: Visit, project: str | None) -> list[Share]:
+async def _shares(visit: Visit, project: str | None, *, attention: int) -> list[Share]:
     async def hosts(**fields: str) -> int:
         return await count(visit, "Host", project, **fields)
 
-    attention = await hosts(spec__approval="approved", status__conditions__status="False")
     offline = await hosts(status__conditions__reason="HostSilent")
     used = await hosts(status__phase="InUse")
     free = await hosts(status__phase="Ready")
@@ -71,12 +70,13 @@ async def _shares(visit: Visit, project: str | None) -> list[Share]:
         Share("Need attention", "bad", attention, "attention"),
         Share("Offline", "quiet", offline, "offline"),
         Share("Wait for approval", "wait", await hosts(status__phase="Pending"), "pending"),
-        Share("Shut out", "off", await hosts(status__phase="Denied"), "denied"),
+        Share("Denied", "off", await hosts(status__phase="Denied"), "denied"),
+        Share("Revoked", "off", await hosts(status__phase="Revoked"), "revoked"),
     ]
 
 
-async def _needs(visit: Visit, project: str | None) -> tuple[list[Need], int, int]:
-    """(the first of them, how many more, the store's revision)."""
+async def _needs(visit: Visit, project: str | None) -> tuple[list[Need], int, Page]:
+    """(the first of them, how many more, hosts with a condition that is False)."""
     clusters = await objects.list_objects(
         visit.centre,
         visit.caller,
@@ -90,7 +90,7 @@ async def _needs(visit: Visit, project: str | None) -> tuple[list[Need], int, in
         Query(
             "Host",
             project,
-            fields={"spec.approval": "approved", "status.conditions.status": "False"},
+            fields=ATTENTION,
             limit=_MOST * 2,
         ),
     )
@@ -100,7 +100,7 @@ async def _needs(visit: Visit, project: str | None) -> tuple[list[Need], int, in
             found.append(Need("host", host, cause))
     left = max(0, len(found) - _MOST) + clusters.total - len(clusters.items)
     left += max(0, hosts.total - len(hosts.items))
-    return found[:_MOST], left, hosts.revision
+    return found[:_MOST], left, hosts
 
 
 async def _sites(visit: Visit, project: str | None) -> list[tuple[AnyResource, int]]:

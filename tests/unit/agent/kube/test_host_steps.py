@@ -299,7 +299,7 @@ async def test_a_gate_names_what_was_missing_last(host) -> None:
     for name in places.CONTROL_PLANE:
         host.root.write(places.manifest(name), yaml.safe_dump(manifest).encode())
 
-    with pytest.raises(EngineFailed, match="kube-apiserver is registry.k8s.io/x:v1.35.4"):
+    with pytest.raises(EngineFailed, match=r"kube-apiserver is registry\.k8s\.io/x:v1\.35\.4"):
         await host.engine.perform(do.GateControlPlane(version="1.36.3", gate_limit_s=3), None)
 
 
