@@ -307,6 +307,7 @@ def static() -> int:
         ["ruff", "format", "--check", "-q", "."],
         ["ruff", "check", "-q", "."],
         ["mypy"],
+        ["pyright"],
         ["lint-imports", "--no-cache"],
         ["codespell", "src", "tests", "docs", "README.md", "ARCHITECTURE.md"],
     ]

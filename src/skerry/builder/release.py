@@ -30,6 +30,7 @@ from skerry.builder.images import Base, base_id, base_layer, write_program_image
 from skerry.builder.layout import BuiltArtifact, LayoutWriter, describe, sign_layout
 from skerry.builder.recipes import ReleaseTable, release_table
 from skerry.builder.sbom import Module, document, parse_go_version
+from skerry.lib.clock import Clock, SystemClock
 from skerry.lib.errors import SkerryError
 from skerry.lib.oci import LayoutInvalid
 from skerry.lib.proc import Runner
@@ -138,6 +139,7 @@ async def build_release(
     toolchain: Toolchain | None = None,
     table: ReleaseTable | None = None,
     progress: Progress | None = None,
+    clock: Clock | None = None,
 ) -> BuiltArtifact:
     """Build a release into `releases/kubernetes/VERSION-ARCH` of the cache, or find it there.
 
@@ -148,7 +150,7 @@ async def build_release(
         raise SourceUnknown(
             f"releases cannot be made from {source!r} yet", hint="use --from modules"
         )
-    tell = progress or _silent
+    tell, clock = progress or _silent, clock or SystemClock()
     table = table or release_table(version)
     toolchain = toolchain or await probe_toolchain(runner)
     plan = plan_release(version, toolchain=toolchain, table=table)
@@ -166,6 +168,7 @@ async def build_release(
         finally:
             shutil.rmtree(work, ignore_errors=True)
         drop_build_cache(cache)
+        cache.trim(clock.now())
     if signer is not None:
         sign_layout(place, signer)
     built = describe(place)

@@ -13,6 +13,7 @@ import msgspec
 import yaml
 
 from skerry.lib.digest import canonical_json, sha256
+from skerry.lib.yamltext import PlainLoader
 from skerry.manager.services import artifacts
 from skerry.manager.services.centre import Centre
 from skerry.manager.store.protocol import NotFound
@@ -26,16 +27,6 @@ from skerry.plan.kubernetes import check_values
 NETWORK_PROVIDERS = ("routed",)
 KUBERNETES_PROVIDERS = ("kubeadm",)
 _MAX_TEXT = 2 * 1024 * 1024
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Without aliases: a few lines of them can stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # no stubs
-            raise yaml.composer.ComposerError(None, None, "aliases are not supported", mark)
-        return super().compose_node(parent, index)
 
 
 async def load_revisions(
@@ -260,7 +251,7 @@ def _manifest_problems(text: str) -> list[Problem]:
         return []
     problems: list[Problem] = []
     try:
-        for index, item in enumerate(yaml.load_all(text, Loader=_PlainLoader)):
+        for index, item in enumerate(yaml.load_all(text, Loader=PlainLoader)):
             if item is None:
                 continue
             if not isinstance(item, Mapping) or not item.get("apiVersion") or not item.get("kind"):
@@ -277,7 +268,7 @@ def _manifest_problems(text: str) -> list[Problem]:
 
 
 def _mapping(text: str) -> Any:
-    loaded = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe loader
+    loaded = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a safe loader
     # Dates and the like become text, as they would in JSON.
     return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
 
