@@ -341,7 +341,9 @@ def _layers(digest: str, cluster: DesiredCluster, observed: KubeObserved) -> do.
     applied = {layer.name: layer for layer in observed.layers}
     wanted = {layer.name for layer in cluster.layers}
     steps: list[do.Step] = [
-        do.PruneLayer(name=name) for name in reversed(applied) if name not in wanted
+        do.PruneLayer(name=name)
+        for name, layer in reversed(applied.items())
+        if name not in wanted and not layer.stuck
     ]
     for layer in cluster.layers:
         have = applied.get(layer.name)
