@@ -141,6 +141,8 @@ def _assemble(chart: Chart, into: Path) -> None:
 
 
 def _folder(place: Path) -> dict[str, bytes]:
+    if not (place / "Chart.yaml").is_file():
+        raise ChartInvalid(place, ["Chart.yaml is missing"], hint="give the chart's own folder")
     ignored = _ignore_rules(place)
     files: dict[str, bytes] = {}
     left = MAX_BYTES

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import yaml
 
-from skerry.agent.kube import inventory, layers, places
+from skerry.agent.kube import inventory, layers, places, runtime
 from skerry.lib.digest import sha256
 from skerry.lib.oci import Descriptor, new_manifest
 from skerry.lib.proc import CommandTimedOut, Result
@@ -610,3 +610,27 @@ async def test_the_chart_stays_on_the_host_until_no_layer_needs_it(host, helm) -
 
     assert host.root.list(f"{places.STATE}/content/sha256") == []
     assert host.doors.record().charts == {}
+
+
+async def test_a_reset_leaves_no_chart_behind(host, helm) -> None:
+    await apply(host, a_layer(host))
+    host.root.write(f"{places.HELM}/cache/x", b"")
+
+    await host.engine.perform(do.Reset(), None)
+
+    assert not host.root.exists(f"{places.STATE}/content/sha256/{sha256(b'chart')[7:]}")
+    assert not host.root.exists(places.HELM)
+
+
+async def test_helm_comes_and_goes_with_the_release_that_has_it(host) -> None:
+    with_helm = host.release("1.36.3", changed={"bin/helm": b"helm"})
+    without = host.release("1.36.4")
+    for ref in (with_helm, without):
+        await host.engine.perform(do.UnpackRelease(version=ref.version, release=ref), None)
+
+    found = []
+    for version in ("1.36.3", "1.36.4"):
+        await runtime.switch_kubelet(host.doors, version)
+        found.append(host.root.read_link(HELM))
+
+    assert found == [places.program("1.36.3", "helm"), None]
