@@ -160,10 +160,14 @@ async def upgrade(doors: Doors, layer: DesiredLayer, chart: str) -> None:
 async def uninstall(
     doors: Doors, name: str, namespace: str, *, limit_s: float, hooks: bool = True
 ) -> None:
-    """Take a release away and wait for its objects to go. Raises EngineFailed."""
+    """Take a release away and wait for its objects to go. Raises EngineFailed.
+
+    Pods have to be gone too (foreground): what comes next may want their ports and volumes.
+    """
     await _helm(
         doors,
-        *("uninstall", name, "--namespace", namespace, "--wait", "--timeout", f"{limit_s:g}s"),
+        *("uninstall", name, "--namespace", namespace, "--timeout", f"{limit_s:g}s"),
+        *("--wait", "--cascade", "foreground"),
         *(() if hooks else ("--no-hooks",)),
         timeout_s=3 * limit_s + _MARGIN_S,
         what=f"helm cannot take {name} away",

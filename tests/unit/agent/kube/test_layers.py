@@ -123,6 +123,38 @@ async def test_a_layer_the_api_refuses_is_remembered_and_tried_again_later(host)
     assert "good" in now
 
 
+async def test_a_secret_that_kubectl_quotes_is_not_in_the_message(host) -> None:
+    host.remember()
+    told = 'Invalid value: "hunter2-hunter2"'
+    host.runner.answer_with(
+        f"{places.LINKS}/kubectl",
+        answer=lambda argv: Result(argv, 1, "", told) if "apply" in argv else None,
+    )
+    layer = a_layer("web", DEPLOYMENT)
+    cluster = host.cluster(layers=(layer,), hidden=("hunter2-hunter2",))
+
+    await host.engine.perform(do.ApplyLayer(name="web", digest=layer.digest), cluster)
+
+    (found,) = inventory.inventories(host.doors)
+    assert found.error.endswith('Invalid value: "***"')
+
+
+async def test_a_namespace_that_was_there_before_stays(host) -> None:
+    host.remember()
+    host.runner.answer_with(
+        f"{places.LINKS}/kubectl",
+        answer=lambda argv: (
+            Result(argv, 0, '{"metadata": {"name": "shop"}}', "") if "namespace" in argv else None
+        ),
+    )
+    await apply(host, a_layer("web", SERVICE, namespace="shop"))
+
+    await host.engine.perform(do.PruneLayer(name="web"), None)
+
+    deleted = [call for call in host.kubectl_calls() if " delete " in f" {call}"]
+    assert deleted == ["--namespace shop delete Service web --ignore-not-found --wait=false"]
+
+
 @pytest.mark.parametrize(
     ("manifests", "told"),
     [
