@@ -143,10 +143,11 @@ async def _cluster(
     for named in part.revisions:
         path = await content.ensure(named.digest)
         revisions.append(decode_revision(_small(root, path)))
+    secrets = _open(part.secrets, keys)
     layers = resolve(
         revisions,
         part.variables,
-        facts={**_facts(identity, part, architecture), **_open(part.secrets, keys)},
+        facts={**_facts(identity, part, architecture), **secrets},
         keep=never,
     )
     by_digest = {ref.digest: ref for ref in part.artifacts}
@@ -184,6 +185,7 @@ async def _cluster(
             for layer in layers
             if layer.type not in (LayerType.KUBERNETES, LayerType.OS)
         ),
+        hidden=tuple(sorted({value for value in secrets.values() if value})),
     )
 
 

@@ -244,9 +244,11 @@ class Layer(Document, frozen=True, kw_only=True):
     """One layer of the stack.
 
     kubernetes: `provider` kubeadm, `version`, `values` (YAML: kubelet, kubeProxy, kubeadm,
-    containerd, registries, proxy). network: `provider` routed, or manifests. storage and addon:
-    `manifests` (YAML documents) or `chart`. `artifacts` name Artifact objects whose images or
-    charts this layer needs. `values` and `manifests` may hold `${{ variable }}`.
+    containerd, registries, proxy). network: `provider` routed, or as an addon. storage and addon:
+    `manifests` (YAML documents), or `chart` (the one of `artifacts` that is a chart) with its
+    `values`. `artifacts` name Artifact objects whose images or charts this layer needs.
+    `namespace` (default: default) is made when it is not there. `values`, `manifests`,
+    `namespace` and `version` may hold `${{ variable }}`.
     """
 
     name: Name

@@ -20,7 +20,7 @@ from skerry.model.problems import DocumentInvalid, Problem
 from skerry.model.template import expand, is_deferred, references, resolve_variables
 
 MAX_REVISION_BYTES = 4 * 1024 * 1024
-TEXTS = ("values", "manifests", "chart", "namespace", "version")
+TEXTS = ("values", "manifests", "namespace", "version")
 
 
 class RevisionInvalid(SkerryError):
@@ -259,6 +259,7 @@ def _expand_layer(
         profile=revision.profile,
         type=layer.type,
         provider=layer.provider,
+        chart=layer.chart,
         artifacts=layer.artifacts,
         wait_s=layer.wait_s,
         **texts,

@@ -23,13 +23,15 @@ class Finding(Record, frozen=True, kw_only=True):
 
 class ObservedLayer(Record, frozen=True, kw_only=True):
     """A layer that was applied. `again` asks to apply it once more: an object of it is missing,
-    or the API refused it some minutes ago and may take it now."""
+    or the API refused it some minutes ago and may take it now. `stuck`: it could not be removed,
+    and it is too early to try that again."""
 
     name: str
     digest: str
     ready: bool = False
     message: str = ""
     again: bool = False
+    stuck: bool = False
 
 
 class KubeObserved(Record, frozen=True, kw_only=True):

@@ -195,6 +195,7 @@ async def test_variables_and_sealed_secrets_are_expanded_on_the_host_only() -> N
     assert desired is not None
     assert desired.cluster is not None
     assert desired.cluster.layers[-1].manifests == "text: ahoy hunter2"
+    assert desired.cluster.hidden == ("hunter2",)
     assert b"hunter2" not in msgspec.json.encode(bench.standing.kubernetes)
     assert b"hunter2" not in msgspec.json.encode(bench.standing.conditions)
 

@@ -163,7 +163,7 @@ class KubeadmEngine:
             node_ready=gate.is_ready(node),
             config_digest=record.config_digest,
             releases={name: item.digest for name, item in releases.installed(doors).items()},
-            content=tuple(record.content),
+            content=(*record.content, *record.charts),
             images_missing=await images.missing(doors, record.version) if running else (),
             layers=await layers.observe(doors) if running else (),
             fenced=doors.root.exists(places.FENCE),

@@ -11,7 +11,7 @@ import json
 
 import msgspec
 
-from skerry.agent.kube import places
+from skerry.agent.kube import charts, places
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.hostsetup import FOLDERS, Before, nft_tables, sysctls
 from skerry.agent.kube.record import Doors
@@ -31,6 +31,7 @@ _FOLDERS = (
     places.CNI_STATE,
     places.RUNTIME_APPLIED,
     places.KUBECTL_CACHE,
+    places.HELM,
     places.KUBELET_APPLIED,
     places.LINKS,
     places.RELEASES,
@@ -55,6 +56,8 @@ async def reset(doors: Doors) -> None:
     left = [path for path in (places.KUBELET, places.CONTAINERD_ROOT) if doors.root.list(path)]
     if left:
         raise EngineFailed(Reason.RESET_INCOMPLETE, f"could not be removed: {', '.join(left)}")
+    for digest in doors.record().charts:
+        charts.remove_artifact(doors, digest)
     doors.root.remove(places.KUBE)
 
 

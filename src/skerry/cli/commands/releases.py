@@ -86,6 +86,81 @@ async def build_example_images(version: str, key: Path | None) -> None:
     _built(built.path, built.digest, built.size_bytes, signed=key is not None)
 
 
+@build.command("chart")
+@click.argument("chart", type=click.Path(exists=True, path_type=Path))
+@_KEY
+@runs
+async def build_chart_artifact(chart: Path, key: Path | None) -> None:
+    """Build an artifact of the Helm chart CHART, a folder or a .tgz, for every architecture.
+
+    Nothing is fetched: dependencies have to lie under charts/.
+    """
+    import anyio.to_thread
+
+    from skerry.builder.cache import default_cache
+    from skerry.builder.charts import build_chart
+
+    _quiet_logs()
+    cache, signer = default_cache(surroundings().env), _signer(key) if key else None
+    built = await anyio.to_thread.run_sync(
+        lambda: build_chart(chart, cache=cache, signer=signer), abandon_on_cancel=True
+    )
+    _built(built.path, built.digest, built.size_bytes, signed=key is not None)
+
+
+@build.command("images")
+@click.argument(
+    "archives",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option("--name", default="", help="Name of the artifact (default: the only image's).")
+@click.option("--version", default="", help="Version of the artifact (default: the image's tag).")
+@click.option("--image", default="", help="Full name of the image, when its archive has none.")
+@click.option(
+    "--architecture",
+    default="",
+    help="Architecture of the images as amd64 or arm64 (default: this computer's).",
+)
+@_KEY
+@runs
+async def build_images_artifact(
+    archives: tuple[Path, ...],
+    name: str,
+    version: str,
+    image: str,
+    architecture: str,
+    key: Path | None,
+) -> None:
+    """Build an artifact of the container images in ARCHIVES.
+
+    They are tar files as 'docker save', 'podman save' or 'skopeo copy ... oci-archive:FILE' write.
+    """
+    import anyio.to_thread
+
+    from skerry.builder.archives import build_images
+    from skerry.builder.cache import default_cache
+    from skerry.builder.gomodules import machine_architecture
+
+    _quiet_logs()
+    cache, signer = default_cache(surroundings().env), _signer(key) if key else None
+    machine = architecture or machine_architecture()
+    built = await anyio.to_thread.run_sync(
+        lambda: build_images(
+            archives,
+            cache=cache,
+            architecture=machine,
+            name=name,
+            version=version,
+            image=image,
+            signer=signer,
+        ),
+        abandon_on_cancel=True,
+    )
+    _built(built.path, built.digest, built.size_bytes, signed=key is not None)
+
+
 @build.command("agent")
 @click.option(
     "--lock",

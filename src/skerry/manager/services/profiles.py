@@ -71,7 +71,7 @@ def expanded_problems(revision: Revision) -> list[Problem]:
                 for item in exc.problems
             ],
         )
-    return stacks.layer_problems(layers)
+    return stacks.layer_problems(layers, types=stacks.artifact_types(revision))
 
 
 async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
