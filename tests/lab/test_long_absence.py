@@ -38,14 +38,17 @@ pytestmark = [
 
 VERSION = "1.36.3"
 LIFE = timedelta(minutes=5)
+SNAPSHOTS_KEPT = 3
 SHORT_LIVES = {
+    # Six hours in small, too.
+    "etcd": {"snapshotEvery": "60s", "keep": SNAPSHOTS_KEPT},
     "cluster": {
         "config": {
             "certificateValidityPeriod": f"{LIFE.seconds}s",
             # The kubelet's own certificate comes from the controller manager's signer.
             "controllerManager": {"extraArgs": {"cluster-signing-duration": f"{LIFE.seconds}s"}},
         }
-    }
+    },
 }
 # What docs/explanation/absence.md promises for a renewal.
 API_AWAY_S, PAGE_AWAY_S = 60.0, 3.0
@@ -141,8 +144,25 @@ async def certificates_are_renewed_in_time(bench: Bench) -> None:
     assert watch.away_s["API"] <= API_AWAY_S
     assert watch.away_s["page"] <= PAGE_AWAY_S
     await bench.nothing_written_was_lost()
+    await snapshots_are_made_and_pruned(bench)
     status = await bench.status()
     assert "Manager cannot be reached" in status, status
+
+
+async def snapshots_are_made_and_pruned(bench: Bench) -> None:
+    async def snapshots() -> list[str]:
+        return (await bench.sh("ls -t /var/lib/skerry/snapshots/*/etcd.db")).split()
+
+    async def as_many_as_are_kept() -> bool:
+        return len(await snapshots()) == SNAPSHOTS_KEPT
+
+    await until("enough snapshots", as_many_as_are_kept, limit_s=180)
+    saved = await snapshots()
+    age_s = await bench.sh(f"echo $(($(date +%s) - $(stat -c %Y {saved[0]})))")
+    assert int(age_s) < 180
+    for place in saved:
+        told = await bench.sh(f"{_ETCDUTL} snapshot status {place} --write-out=json")
+        assert json.loads(told)["totalKey"] > 100
 
 
 async def off_across_the_expiry_of_everything(bench: Bench) -> None:
@@ -253,6 +273,7 @@ async def certificates(bench: Bench) -> dict[str, x509.Certificate]:
     return found
 
 
+_ETCDUTL = f"/var/lib/skerry/releases/kubernetes/{VERSION}/bin/etcdutl"
 _IDENTITY = "/var/lib/skerry/identity/identity.json"
 
 

@@ -68,6 +68,7 @@ class Worker:
     _stopped: Failure | None = None
     _stopped_name: str = ""
     _tries: int = 0
+    _next_try: float = 0.0
     _retry_failed: int = 0
     _last_done: Operation | None = None
     _repeats: int = 0
@@ -126,10 +127,11 @@ class Worker:
         if plan is None:
             await self._settled(desired, observed)
             return self.idle_s
-        if self._stopped is not None and self._tries > 0:
-            # The last try of this plan stopped; do not hammer.
-            delay, self._tries = self._delay(), self._tries + 1
-            await self.clock.sleep(delay)
+        left_s = self._next_try - self.clock.monotonic()
+        if self._stopped is not None and left_s > 0:
+            # The last try of this plan stopped: do not hammer, but see when its cause is gone.
+            self.standing.kubernetes = self._state(observed)
+            return min(left_s, self.idle_s)
         if plan == self._last_done:
             # It ended well and is planned again: what it should change did not change. No spin.
             self._last_done, self._repeats = None, min(self._repeats + 1, 8)
@@ -252,6 +254,7 @@ class Worker:
         elif verdict is Verdict.STOPPED:
             self._stopped, self._tries = failure, self._tries + 1
             self._stopped_name = operation.name
+            self._next_try = self.clock.monotonic() + self._delay()
             if failure is not None:
                 self._refused(failure)
         else:
