@@ -7,6 +7,7 @@ the manager's own are days at least, so both are replaced by ones issued long ag
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -76,11 +77,8 @@ class Watch:
         last = time.monotonic()
         async with httpx2.AsyncClient(verify=False, trust_env=False, timeout=1) as http:
             while True:
-                try:
-                    await http.get(url)
-                except httpx2.HTTPError:
-                    pass
-                else:
+                with contextlib.suppress(httpx2.HTTPError):
+                    (await http.get(url)).raise_for_status()
                     now = time.monotonic()
                     self.away_s[name] = max(self.away_s.get(name, 0.0), now - last)
                     last = now
