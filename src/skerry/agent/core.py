@@ -134,7 +134,7 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
             save_identity(
                 parts.root,
                 msgspec.structs.replace(
-                    identity, state="revoked", reason="Revoked", message=message
+                    syncer.identity, state="revoked", reason="Revoked", message=message
                 ),
             )
             log.warning("host.revoked", message=message)
@@ -146,11 +146,11 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
             clock=parts.clock,
             channel=channel,
             identity=identity,
+            keys=keys,
             events=events,
             standing=standing,
             on_assignment=worker.nudge,
             on_revoked=revoked,
-            fingerprint=keys.fingerprint,
             hold_s=parts.hold_s,
         )
         tg.start_soon(worker.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 STATE = "/var/lib/skerry"
+RUN = "/run/skerry"
 
 IDENTITY = f"{STATE}/identity/identity.json"
 HOST_KEY = f"{STATE}/identity/host.key"

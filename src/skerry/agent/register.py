@@ -7,6 +7,8 @@ stands.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import msgspec
 import structlog
 
@@ -15,9 +17,12 @@ from skerry.agent import paths
 from skerry.agent.channel import Channel, public_keys
 from skerry.agent.identity import HostKeys, Identity, save_identity
 from skerry.lib.files import Root
-from skerry.wire.messages import EnrolRequest, EnrolState, HostFacts
+from skerry.lib.pki import load_certificate
+from skerry.wire.messages import EnrolRequest, EnrolState, HostFacts, RenewRequest
 
 log = structlog.get_logger("skerry.agent.register")
+
+_RENEW_BEFORE = timedelta(days=30)
 
 
 def prepare(root: Root, identity: Identity, *, token: str) -> None:
@@ -54,6 +59,32 @@ async def ask(
     if answer.state in ("approved", "denied"):
         root.remove(paths.TOKEN)
     return after, float(answer.retry_s)
+
+
+def renewal_due_at(identity: Identity) -> datetime:
+    """When the registration certificate is to be renewed: 30 days before its end, or in the last
+    third of a shorter life; long ago without one. Raises BadKey."""
+    if not identity.certificate:
+        return datetime.min.replace(tzinfo=UTC)
+    certificate = load_certificate(identity.certificate)
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return ends - min(_RENEW_BEFORE, (ends - begins) / 3)
+
+
+async def renew(root: Root, channel: Channel, identity: Identity, keys: HostKeys) -> Identity:
+    """A fresh certificate for the same key; the identity with it (saved).
+
+    It does not matter whether the old one has expired: the request is signed by the host's key,
+    and only a revoked host is refused. Keys and roots of the answer are not taken over: who holds
+    the channel key must not bring in a release key this way.
+    Raises ChannelFailed, ChannelRefused.
+    """
+    public, _ = public_keys(keys)
+    answer = await channel.renew(RenewRequest(public_key=public))
+    after = msgspec.structs.replace(identity, certificate=answer.certificate)
+    save_identity(root, after)
+    log.info("registration.renewed")
+    return after
 
 
 def _merge(identity: Identity, answer: EnrolState) -> Identity:

@@ -16,9 +16,9 @@ import msgspec
 import structlog
 
 from skerry import __version__
-from skerry.agent import accept, facts, paths
+from skerry.agent import accept, facts, paths, register
 from skerry.agent.channel import Channel, ChannelFailed, ChannelRefused
-from skerry.agent.identity import Identity, boot_id
+from skerry.agent.identity import HostKeys, Identity, boot_id
 from skerry.agent.journal import EventLog
 from skerry.agent.work import Standing
 from skerry.lib.clock import Clock
@@ -35,6 +35,7 @@ log = structlog.get_logger("skerry.agent.sync")
 
 _INVENTORY_EVERY_S = 300.0
 _BACKOFF_MAX_S = 300.0
+_RENEW_AGAIN_S = 60.0
 HOLD_S = 25
 _HELD = 0.8
 
@@ -63,16 +64,17 @@ class Syncer:
     clock: Clock
     channel: Channel
     identity: Identity
+    keys: HostKeys
     events: EventLog
     standing: Standing
     on_assignment: Callable[[], None]
     on_revoked: Callable[[str], Awaitable[None]]
-    fingerprint: str = ""
     hold_s: int = HOLD_S
     _confirmed: str = ""
     _inventory: Inventory | None = None
     _inventory_at: float = 0.0
     _failures: int = 0
+    _renew_at: float | None = None
     _line: Condition = Condition(type="Synced", status="Unknown", reason="Starting")
     _accepted: Condition | None = None
     _since: dict[str, Condition] = field(default_factory=dict)
@@ -125,6 +127,7 @@ class Syncer:
         if answer.assignment is not None:
             self._take(answer.assignment)
         self._save(report)
+        await self._renew()
         # At once when the manager lost our report or more events wait.
         if answer.want_report or (answer.events_through and self.events.waiting()):
             return 0.05
@@ -166,6 +169,23 @@ class Syncer:
         self._accepted = None
         log.info("assignment.accepted")
         self.on_assignment()
+
+    async def _renew(self) -> None:
+        """Renew the registration certificate when it is time. A failure is no more than that: the
+        line works without, so it is told in the log and tried again."""
+        now = self.clock.monotonic()
+        if self._renew_at is None:
+            due = register.renewal_due_at(self.identity)
+            self._renew_at = now + (due - self.clock.now()).total_seconds()
+        if now < self._renew_at:
+            return
+        try:
+            self.identity = await register.renew(self.root, self.channel, self.identity, self.keys)
+        except SkerryError as exc:
+            log.warning("registration.not_renewed", reason=exc.reason, message=exc.message)
+            self._renew_at = now + _RENEW_AGAIN_S
+            return
+        self._renew_at = None
 
     def _failed(self, exc: SkerryError, report: HostReport) -> float:
         self._failures += 1
@@ -218,7 +238,7 @@ class Syncer:
             identity_state=self.identity.state,
             host_name=self.identity.host_name,
             manager=self.identity.manager,
-            fingerprint=self.fingerprint,
+            fingerprint=self.keys.fingerprint,
             have_epoch=have.epoch if have else 0,
             acknowledged_epoch=self.standing.acknowledged.epoch,
             report=report,

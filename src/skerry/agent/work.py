@@ -66,14 +66,16 @@ class Worker:
     wake: anyio.Event = field(default_factory=anyio.Event)
     idle_s: float = _IDLE_S
     _stopped: Failure | None = None
+    _stopped_name: str = ""
     _tries: int = 0
+    _next_try: float = 0.0
     _retry_failed: int = 0
     _last_done: Operation | None = None
     _repeats: int = 0
 
     def nudge(self) -> None:
         """A new assignment is there."""
-        self._tries = 0
+        self._stopped, self._tries = None, 0
         self.wake.set()
         self.wake = anyio.Event()
 
@@ -125,15 +127,18 @@ class Worker:
         if plan is None:
             await self._settled(desired, observed)
             return self.idle_s
-        if self._stopped is not None and self._tries > 0:
-            # The last try of this plan stopped; do not hammer.
-            delay, self._tries = self._delay(), self._tries + 1
-            await self.clock.sleep(delay)
+        left_s = self._next_try - self.clock.monotonic()
+        if self._stopped is not None and left_s > 0:
+            # The last try of this plan stopped: do not hammer, but see when its cause is gone.
+            self.standing.kubernetes = self._state(observed)
+            return min(left_s, self.idle_s)
         if plan == self._last_done:
             # It ended well and is planned again: what it should change did not change. No spin.
             self._last_done, self._repeats = None, min(self._repeats + 1, 8)
             return float(min(self.idle_s * 2**self._repeats, 300))
         good = self.journal.last_good()
+        # What was measured is told before the work on it, which may take minutes or never end.
+        self.standing.kubernetes = self._state(observed)
         entry = Entry(
             operation=plan,
             started_at=self.clock.now(),
@@ -148,6 +153,8 @@ class Worker:
     async def _settled(self, desired: DesiredHost, observed: KubeObserved) -> None:
         """Nothing left to do: acknowledge what is healthy."""
         self._stopped, self._tries, self._repeats = None, 0, 0
+        # It did what it should: the same operation later (certificates, say) is no repetition.
+        self._last_done = None
         health = await self._health(desired.cluster)
         healthy = all(condition.status == "True" for condition in health)
         if healthy and self.journal.last_good() != desired.cluster:
@@ -246,6 +253,8 @@ class Worker:
             self.events.add(back.reason, back.message, at=now, severity="warning")
         elif verdict is Verdict.STOPPED:
             self._stopped, self._tries = failure, self._tries + 1
+            self._stopped_name = operation.name
+            self._next_try = self.clock.monotonic() + self._delay()
             if failure is not None:
                 self._refused(failure)
         else:
@@ -266,6 +275,8 @@ class Worker:
             started_at=entry.started_at,
         )
         shown = failure or entry.failure
+        if shown is None and entry.operation.name == self._stopped_name:
+            shown = self._stopped  # another try: its cause stands until the try ends well
         undo = entry.phase == "undo"
         self.standing.conditions = (
             Condition(
@@ -290,9 +301,7 @@ class Worker:
         conditions: tuple[Condition, ...],
         mark: DesiredMark | None,
     ) -> None:
-        state = msgspec.structs.replace(
-            observed.to_state(), failed=tuple(sorted(self.journal.failed()))
-        )
+        state = self._state(observed)
         before = (
             self.standing.kubernetes,
             _without_times(self.standing.conditions),
@@ -305,6 +314,10 @@ class Worker:
             self.standing.acknowledged = mark
         if before != (state, _without_times(conditions), self.standing.acknowledged):
             self.standing.announce()
+
+    def _state(self, observed: KubeObserved) -> KubernetesState:
+        failed = tuple(sorted(self.journal.failed()))
+        return msgspec.structs.replace(observed.to_state(), failed=failed)
 
     def _delay(self) -> float:
         return float(min(5 * 2 ** min(self._tries, 6), 300)) if self._tries else self.idle_s

@@ -80,7 +80,8 @@ class KubeObserved(Record, frozen=True, kw_only=True):
             control_plane_version=self.control_plane_version,
             kubelet_version=self.kubelet_version,
             api_ready=self.api_ready,
-            node_ready=self.node_ready,
+            # The API believes a dead kubelet for most of a minute.
+            node_ready=self.node_ready and self.kubelet_active,
             config_digest=self.config_digest,
             certificates_expire_at=self.certificates_expire_at,
             last_snapshot_at=self.last_snapshot_at,

@@ -6,7 +6,7 @@ Assignments are really signed and verified; journal, content and desired state a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -342,3 +342,93 @@ class TestRefusals:
         envelope = env.sign(env.ASSIGNMENT, canonical_json(assignment), [RELEASE])
         with pytest.raises(env.EnvelopeRefused):
             accept.accept(bench.root, envelope, bench.identity)
+
+
+async def test_the_cause_of_a_failed_operation_stands_while_it_is_tried_again() -> None:
+    bench = Bench()
+    bench.engine.faults.failing = {"Preflight": 100}
+    bench.assign(OLD)
+    seen: list[tuple[str, str]] = []
+    announce = bench.standing.announce
+
+    def recorded() -> None:
+        item = bench.standing.conditions[0]
+        seen.append((item.status, item.reason))
+        announce()
+
+    bench.standing.announce = recorded  # type: ignore[method-assign]  # only listens
+    for _ in range(30):
+        bench.clock.advance(await bench.worker.turn())
+    first = seen.index(("False", bench.reasons["Reconciled"]))
+    assert len(seen) > first + 2
+    assert {status for status, _ in seen[first:]} == {"False"}
+
+    bench.engine.faults.failing = {}
+    bench.clock.advance(300)
+    await bench.settle()
+    assert bench.reasons["Reconciled"] == "Reconciled"
+
+
+async def test_a_node_that_is_not_ready_is_told_before_its_repair_ends() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    assert bench.standing.kubernetes.node_ready
+    bench.engine._state = msgspec.structs.replace(
+        bench.engine._state, kubelet_active=False, node_ready=True
+    )
+    bench.engine.faults.failing = {"GateNode": 100}
+
+    await bench.worker.turn()
+
+    assert not bench.standing.kubernetes.node_ready
+
+
+async def test_a_cause_that_went_away_by_itself_is_seen_long_before_the_next_try() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    well = bench.engine._state
+    bench.engine._state = msgspec.structs.replace(well, kubelet_active=False)
+    bench.engine.faults.failing = {"ConfigureHost": 1000}
+    for _ in range(100):
+        bench.clock.advance(await bench.worker.turn())
+    assert bench.reasons["Reconciled"] != "Reconciled"
+
+    bench.engine._state = well
+    began = bench.clock.monotonic()
+    while bench.reasons["Reconciled"] != "Reconciled":
+        bench.clock.advance(await bench.worker.turn())
+
+    assert bench.clock.monotonic() - began <= 2 * bench.worker.idle_s
+
+
+async def test_a_new_assignment_does_not_wait_for_the_next_try_of_the_old_one() -> None:
+    bench = Bench()
+    bench.engine.faults.failing = {"Preflight": 1}
+    bench.assign(OLD)
+    await bench.worker.turn()
+    assert bench.standing.kubernetes.release == ""
+
+    bench.assign(NEW)
+    bench.worker.nudge()
+    began = bench.clock.monotonic()
+    await bench.settle()
+
+    assert bench.standing.kubernetes.release == NEW
+    assert bench.clock.monotonic() == began
+
+
+async def test_an_operation_that_helped_is_done_at_once_when_it_is_due_again() -> None:
+    """Certificates that live minutes are renewed again and again by the same operation."""
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    renewed = []
+    for _ in range(3):
+        bench.clock.advance(timedelta(days=340).total_seconds())
+        assert await bench.worker.turn() == 0.0
+        renewed.append(bench.engine._state.certificates_expire_at)
+        await bench.settle()
+
+    assert renewed == sorted(set(renewed))

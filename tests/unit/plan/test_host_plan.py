@@ -241,6 +241,13 @@ def test_a_refused_change_does_not_stop_the_upkeep_of_what_runs() -> None:
     assert found.to_last_good
 
 
+def test_a_node_counts_as_ready_only_while_its_kubelet_runs() -> None:
+    observed = KubeObserved(architecture="amd64", observed_at=NOW, node_ready=True)
+
+    assert not observed.to_state().node_ready
+    assert msgspec.structs.replace(observed, kubelet_active=True).to_state().node_ready
+
+
 def test_certificates_are_renewed_thirty_days_ahead() -> None:
     cluster = a_cluster()
     early = running(cluster, certificates_expire_at=NOW + timedelta(days=31))

@@ -20,6 +20,7 @@ from skerry.agent.kube.runtime import last_words
 from skerry.lib.errors import SkerryError
 
 _POLL_S = 1.0
+_KUBELET_DOWN = "the kubelet does not run: "
 _POD_LOGS = "/var/log/pods"
 
 
@@ -97,7 +98,7 @@ async def _control_plane_lacks(doors: Doors, version: str) -> str:
         if not image.endswith(f":v{version}"):
             return f"{component} is {image or 'stopped'}"
     if not await doors.active(places.KUBELET_UNIT):
-        return "the kubelet does not run: " + await last_words(doors, places.KUBELET_UNIT)
+        return _KUBELET_DOWN + await last_words(doors, places.KUBELET_UNIT)
     answer = await doors.kubectl("get", "--raw", "/version", timeout_s=10, check=False)
     if not answer.ok:
         refused = "connection refused" if "was refused" in answer.stderr else ""
@@ -167,7 +168,7 @@ def _probe_url(manifest: str) -> str:
 
 async def _node_lacks(doors: Doors, version: str) -> str:
     if not await doors.active(places.KUBELET_UNIT):
-        return "the kubelet does not run: " + await last_words(doors, places.KUBELET_UNIT)
+        return _KUBELET_DOWN + await last_words(doors, places.KUBELET_UNIT)
     found = await this_node(doors)
     if not found:
         return "the node is not registered"
@@ -246,7 +247,7 @@ async def _wait(
             return
         if doors.clock.monotonic() >= end:
             raise EngineFailed(
-                reason,
+                Reason.KUBELET_NOT_READY if missing.startswith(_KUBELET_DOWN) else reason,
                 f"{what} was not ready within {limit_s:g} s: {missing}",
                 retryable=False,
             )

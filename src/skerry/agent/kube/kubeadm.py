@@ -100,6 +100,8 @@ class KubeadmEngine:
                     doors, needed(cluster), version=step.version, config_digest=step.config_digest
                 )
             case do.GateControlPlane():
+                if cluster is not None:
+                    await certificates.renew_expired(doors, cluster, version=step.version)
                 await gate.control_plane(doors, version=step.version, limit_s=step.gate_limit_s)
             case do.GateNode():
                 await gate.node(
