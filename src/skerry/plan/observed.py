@@ -29,6 +29,7 @@ class ObservedLayer(Record, frozen=True, kw_only=True):
     digest: str
     ready: bool = False
     message: str = ""
+    reason: str = ""
     again: bool = False
 
 
@@ -88,6 +89,7 @@ class KubeObserved(Record, frozen=True, kw_only=True):
                     digest=layer.digest,
                     ready=layer.ready,
                     message=layer.message,
+                    reason=layer.reason,
                 )
                 for layer in self.layers
             ),
