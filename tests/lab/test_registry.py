@@ -123,7 +123,12 @@ class Site:
 
     def registries(self, **changes: str) -> dict[str, Any]:
         """The profile value, right but for `changes` (ca, username, password)."""
-        account = {"ca": self.registry.ca_pem, "username": USER, "password": PASSWORD, **changes}
+        account = {
+            "ca": self.registry.ca_pem,
+            "username": USER,
+            "password": "${{ secret.registry.password }}",
+            **changes,
+        }
         return {
             "mirrors": {"shop.example": [f"https://{self.registry.host}"]},
             "hosts": {self.registry.host: account},
@@ -217,6 +222,12 @@ async def site(lab: Lab, lab_base: Path) -> AsyncIterator[Site]:
                 await registry.push(example.path, repository="web", tag=tag)
             key = onboarding.release_key(Path(running.info.data))
             await onboarding.push_artifacts(running.api, built[:1], key=key)
+            secret = {
+                "kind": "Secret",
+                "metadata": {"name": "registry"},
+                "spec": {"data": {"password": PASSWORD}},
+            }
+            await running.api.apply(KINDS["Secret"], "default", secret)
             yield Site(lab, host, proxy, registry, running)
             tg.cancel_scope.cancel()
 
