@@ -168,7 +168,8 @@ class Fetcher:
             async with self._answer(url, what, headers or {}, (200, *accepts)) as answer:
                 async for chunk in answer.aiter_bytes():
                     body += chunk
-                    _within(len(body), limit_bytes, what, url)
+                    if len(body) > limit_bytes:
+                        raise _too_large(what, url, limit_bytes)
                 return Small(answer.status_code, dict(answer.headers), bytes(body))
 
         return await self._trying(what, once)
@@ -200,9 +201,8 @@ class Fetcher:
                 async for chunk in answer.aiter_bytes():
                     size += len(chunk)
                     if size > limit_bytes:
-                        writing.close()
                         partial.unlink()
-                    _within(size, limit_bytes, what, url)
+                        raise _too_large(what, url, limit_bytes)
                     await anyio.to_thread.run_sync(writing.write, chunk)
                     self.told.bytes(len(chunk))
         return resumed
@@ -308,12 +308,11 @@ def _broken(exc: httpx2.TransportError, what: str, url: str) -> FetchFailed:
     )
 
 
-def _within(size: int, limit: int, what: str, url: str) -> None:
-    if size > limit:
-        raise FetchFailed(
-            f"{what}: {url} is larger than {limit} bytes",
-            hint="check for a proxy that answers in upstream's place",
-        )
+def _too_large(what: str, url: str, limit: int) -> FetchFailed:
+    return FetchFailed(
+        f"{what}: {url} is larger than {limit} bytes",
+        hint="check for a proxy that answers in upstream's place",
+    )
 
 
 def _total(answer: httpx2.Response, start: int) -> int | None:
