@@ -139,7 +139,7 @@ class HttpChannel:
                 async for chunk in answer.aiter_bytes(_CHUNK):
                     yield chunk
         except (httpx2.HTTPError, OSError) as exc:
-            raise _unreachable(self._identity.manager, exc) from exc
+            raise _unreachable(self._identity, exc) from exc
 
     async def close(self) -> None:
         if not self._shared:
@@ -167,7 +167,7 @@ class HttpChannel:
                 url, content=body, headers=headers, timeout=_TIMEOUT_S + extra_s
             )
         except (httpx2.HTTPError, OSError) as exc:
-            raise _unreachable(self._identity.manager, exc) from exc
+            raise _unreachable(self._identity, exc) from exc
         self._check(answer, host, number)
         if answer.status_code != 200:
             raise _refused(answer.status_code, answer.content)
@@ -222,8 +222,11 @@ def _refused(status: int, body: bytes) -> SkerryError:
     return ChannelRefused(refusal, status=status)
 
 
-def _unreachable(manager: str, exc: BaseException) -> ChannelFailed:
+def _unreachable(identity: Identity, exc: BaseException) -> ChannelFailed:
     """Name the one cause of a connection that did not come about."""
+    manager = identity.manager
+    # Without what stands before the host: a proxy's password is nobody's business.
+    proxy = identity.proxy.rpartition("@")[2].rpartition("//")[2].rstrip("/")
     chain: list[BaseException] = []
     cause: BaseException | None = exc
     while cause is not None and cause not in chain:
@@ -231,7 +234,7 @@ def _unreachable(manager: str, exc: BaseException) -> ChannelFailed:
         cause = cause.__cause__ or cause.__context__
     if any(isinstance(item, socket.gaierror) for item in chain):
         return ChannelFailed(
-            f"the name in {manager} cannot be resolved",
+            f"the name in {proxy or manager} cannot be resolved",
             reason="DnsFailed",
             hint="check the host's DNS servers",
         )
@@ -246,10 +249,13 @@ def _unreachable(manager: str, exc: BaseException) -> ChannelFailed:
             )
     if any(isinstance(item, httpx2.ProxyError) for item in chain):
         return ChannelFailed(
-            f"the proxy refuses the way to {manager}: {exc}", reason="ProxyRefused"
+            f"proxy {proxy} refuses the way to {manager}: {exc}",
+            reason="ProxyRefused",
+            hint="let the proxy allow CONNECT to the manager, or check its user and password",
         )
+    way = f" through proxy {proxy}" if proxy else ""
     return ChannelFailed(
-        f"no connection to {manager}: {str(exc) or type(exc).__name__}",
+        f"no connection to {manager}{way}: {str(exc) or type(exc).__name__}",
         reason="ManagerUnreachable",
         hint="nothing is lost: the host works on alone and tries again",
     )

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     reg.add_argument("--trust", required=True, help="file with the manager's root certificate")
     reg.add_argument("--site", default="", help="site to register at")
     reg.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
-    reg.add_argument("--proxy", default="", help="HTTP proxy for the way to the manager")
+    reg.add_argument("--proxy", default="", help="HTTP proxy to the manager (or SKERRY_PROXY)")
     reg.set_defaults(run=_register)
     imp = commands.add_parser("import", help="take over a bundle file")
     imp.add_argument("file", help="bundle made by 'skerry bundle export'")
@@ -104,7 +104,7 @@ def _register(arguments: argparse.Namespace) -> int:
             authorities=(trust,),
             site=arguments.site,
             labels=labels,
-            proxy=arguments.proxy,
+            proxy=arguments.proxy or os.environ.get("SKERRY_PROXY", ""),
         ),
         token=os.environ.get("SKERRY_TOKEN", ""),
     )

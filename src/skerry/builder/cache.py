@@ -24,6 +24,8 @@ from skerry.lib.digest import canonical_json, sha256
 LIMIT_BYTES = 15 * 10**9
 _KEPT_S = 86_400.0
 _ENTRIES = ("agent/*", "components/*", "releases/*/*", "trees/*")
+# Entries that are files.
+_FILES = ("downloads/*/*",)
 
 
 def content_id(inputs: Any) -> str:
@@ -86,6 +88,12 @@ class Cache:
             for place in self.base.glob(pattern)
             if place.is_dir() and not place.is_symlink()
         ]
+        found += [
+            (place.stat().st_mtime, place)
+            for pattern in _FILES
+            for place in self.base.glob(pattern)
+            if place.is_file()
+        ]
         gone = [place for used, place in found if place.name.startswith(".") and used < day_ago]
         left = [item for item in sorted(found) if not item[1].name.startswith(".")]
         sizes = {place: _size(place) for _, place in left}
@@ -96,7 +104,10 @@ class Cache:
             total -= sizes[place]
             gone.append(place)
         for place in gone:
-            shutil.rmtree(place, ignore_errors=True)
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
         return gone
 
     def replace(self, kind: str, name: str, work: Path) -> Path:
@@ -113,5 +124,7 @@ class Cache:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below."""
+    """Bytes of a file, or of all files below."""
+    if folder.is_file():
+        return folder.stat().st_size
     return sum(place.lstat().st_size for place in folder.rglob("*") if not place.is_dir())

@@ -35,6 +35,8 @@ _ENVIRONMENT = {
     "SKERRY_STATE": "folder of `skerry lab up` (default: `.state/up` in the checkout)",
     "SKERRY_LOG": "lowest level of log lines: debug, info, warning, error",
     "SKERRY_TRACEBACK": "`1` shows tracebacks, for developers",
+    "HTTPS_PROXY": "proxy on the way to a manager or to upstream; NO_PROXY lists what goes direct",
+    "SSL_CERT_FILE": "authorities to believe instead of the computer's",
     "NO_COLOR": "no colour, also on a terminal",
 }
 

@@ -35,6 +35,12 @@ class PlainLoader(StrictLoader):
         return super().compose_node(parent, index)
 
 
+class TextLoader(PlainLoader):
+    """Reads every plain scalar as text: a version such as 1.10 is not a number."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}
+
+
 class _Dumper(yaml.SafeDumper):
     """Texts of several lines as blocks, and no aliases."""
 

@@ -180,6 +180,9 @@ KubeletNotReady | error | kubelet is not ready | skerry describe host {host}
     The kubelet does not run or does not answer.
 NodeNotReady | error | Node is not Ready | skerry describe host {host}
     Kubernetes does not see the node as Ready.
+ImagePullFailed | error | Image cannot be pulled | skerry edit cluster {cluster}
+    A registry does not give an image that a layer runs. Its address, authority and credentials
+    are `registries` of the profile's kubernetes layer; the image's name is in the layer.
 LayerInvalid | error | Layer cannot be applied | skerry edit cluster {cluster}
     A layer's manifests or values cannot be used.
 LayerNotReady | error | Layer is not ready | skerry describe cluster {cluster}

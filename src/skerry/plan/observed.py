@@ -30,6 +30,7 @@ class ObservedLayer(Record, frozen=True, kw_only=True):
     digest: str
     ready: bool = False
     message: str = ""
+    reason: str = ""
     again: bool = False
     stuck: bool = False
 
@@ -91,6 +92,7 @@ class KubeObserved(Record, frozen=True, kw_only=True):
                     digest=layer.digest,
                     ready=layer.ready,
                     message=layer.message,
+                    reason=layer.reason,
                 )
                 for layer in self.layers
             ),

@@ -68,3 +68,13 @@ def test_looking_up_an_entry_counts_as_using_it(cache: Cache) -> None:
 
     assert cache.trim(datetime.now(UTC), limit_bytes=0) == []
     assert place.exists()
+
+
+def test_downloads_are_entries_too(cache: Cache) -> None:
+    place = cache.folder("downloads", "sha256") / "ab"
+    place.write_bytes(b"x" * 1000)
+    os.utime(place, (1, 1))
+
+    assert cache.trim(NOW, limit_bytes=1000) == []
+    assert cache.trim(NOW, limit_bytes=999) == [place]
+    assert not place.exists()

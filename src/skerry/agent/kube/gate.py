@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import yaml
 
-from skerry.agent.kube import places
+from skerry.agent.kube import places, pulls
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.record import Doors, last_line
 from skerry.agent.kube.runtime import last_words
@@ -211,8 +212,16 @@ async def _restarts(doors: Doors) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def pod_trouble(pod: dict[str, Any]) -> str:
-    """Why a pod's containers do not run, in the runtime's words; empty when they do."""
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not run. `reason` is set when one of `Reason` says it best."""
+
+    message: str = ""
+    reason: str = ""
+
+
+def pod_trouble(pod: dict[str, Any]) -> Trouble:
+    """Why a pod's containers do not run; an empty message when they do."""
     status = pod.get("status", {})
     every = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     for container in every:
@@ -220,13 +229,17 @@ def pod_trouble(pod: dict[str, Any]) -> str:
         waiting = state.get("waiting", {})
         reason = waiting.get("reason", "")
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
+            image = container.get("image", "")
+            if reason in pulls.REASONS:
+                told = pulls.explain(image, reason, waiting.get("message", ""))
+                return Trouble(f": {told}", Reason.IMAGE_PULL_FAILED.value)
             last = container.get("lastState", {}).get("terminated", {})
             detail = f", exit code {last['exitCode']}" if "exitCode" in last else ""
-            return f": {reason} of image {container.get('image', '')}{detail}"
+            return Trouble(f": {reason} of image {image}{detail}")
     for item in status.get("conditions", []):
         if item["type"] == "PodScheduled" and item["status"] == "False":
-            return f": {item.get('reason', '')}: {item.get('message', '')}"[:300]
-    return ""
+            return Trouble(f": {item.get('reason', '')}: {item.get('message', '')}"[:300])
+    return Trouble()
 
 
 async def _wait(

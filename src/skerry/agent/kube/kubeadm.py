@@ -220,7 +220,8 @@ class KubeadmEngine:
             return Condition(
                 type="LayersReady",
                 status="False",
-                reason=Reason.LAYER_NOT_READY.value,
+                reason=next((item.reason for item in observed if item.reason), "")
+                or Reason.LAYER_NOT_READY.value,
                 message="; ".join(told)[:2000],
             )
         return Condition(type="LayersReady", status="True", reason="Ready")

@@ -266,7 +266,10 @@ async def _one(
         if lacks:
             trouble = await _trouble(doors, found)
             return ObservedLayer(
-                name=name, digest=digest, message=f"{ref.kind} {ref.name} {lacks}{trouble}"
+                name=name,
+                digest=digest,
+                message=f"{ref.kind} {ref.name} {lacks}{trouble.message}",
+                reason=trouble.reason,
             )
     return ObservedLayer(name=name, digest=digest, ready=True)
 
@@ -311,15 +314,16 @@ async def system_lacks(doors: Doors) -> str:
     for item in json.loads(answer.stdout)["items"]:
         lacks = rollout_lacks(item)
         if lacks:
-            return f"{item['metadata']['name']} {lacks}{await _trouble(doors, item)}"
+            trouble = await _trouble(doors, item)
+            return f"{item['metadata']['name']} {lacks}{trouble.message}"
     return ""
 
 
-async def _trouble(doors: Doors, item: dict[str, Any]) -> str:
+async def _trouble(doors: Doors, item: dict[str, Any]) -> gate.Trouble:
     """The first pod's own reason."""
     labels = item.get("spec", {}).get("selector", {}).get("matchLabels", {})
     if not labels:
-        return ""
+        return gate.Trouble()
     try:
         answer = await doors.kubectl(
             "--namespace",
@@ -333,12 +337,12 @@ async def _trouble(doors: Doors, item: dict[str, Any]) -> str:
             timeout_s=15,
         )
     except SkerryError:
-        return ""
+        return gate.Trouble()
     for pod in json.loads(answer.stdout)["items"]:
         found = gate.pod_trouble(pod)
-        if found:
+        if found.message:
             return found
-    return ""
+    return gate.Trouble()
 
 
 async def _workloads(

@@ -30,6 +30,7 @@ def token() -> None:
 @click.option("--uses", type=click.IntRange(min=1), help="At most so many hosts.")
 @click.option("--auto-approve", is_flag=True, help="Hosts come in without a person's approval.")
 @click.option("--network", "networks", multiple=True, metavar="CIDR", help="Only from there.")
+@click.option("--proxy", default="", metavar="URL", help="Their HTTP proxy on the way here.")
 @click.option("-o", "--output", type=click.Choice(["line", "secret", "json"]), default="line")
 @project_option
 @runs
@@ -41,6 +42,7 @@ async def token_create(
     uses: int | None,
     auto_approve: bool,
     networks: tuple[str, ...],
+    proxy: str,
     output: str,
     project: str | None,
 ) -> None:
@@ -56,6 +58,7 @@ async def token_create(
         "labels": pairs(labels, what="label"),
         "autoApprove": auto_approve,
         "allowedNetworks": list(networks),
+        "proxy": proxy,
     }
     if uses is not None:
         spec["maximumUses"] = uses

@@ -204,7 +204,7 @@ async def test_a_pods_own_reason_and_image_are_told(host) -> None:
             "containerStatuses": [
                 {
                     "image": "registry.example/none:1",
-                    "state": {"waiting": {"reason": "ImagePullBackOff"}},
+                    "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}},
                 }
             ]
         }
@@ -214,7 +214,11 @@ async def test_a_pods_own_reason_and_image_are_told(host) -> None:
 
     (layer,) = await layers.observe(host.doors)
 
-    assert "ImagePullBackOff of image registry.example/none:1" in layer.message
+    assert layer.message == (
+        "Deployment web has 0 of 1 pods ready: image registry.example/none:1 cannot be pulled:"
+        " registry registry.example does not have it"
+    )
+    assert layer.reason == "ImagePullFailed"
 
 
 async def test_a_workload_that_someone_deleted_is_asked_for_again(host) -> None:
