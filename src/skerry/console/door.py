@@ -193,6 +193,7 @@ class Door:
             "visit": visit,
             "csrf": self.token(visit.key),
             "waiting": await waiting(visit),
+            "restored": self.centre.live.restored,
             "live": "",
         }
 
@@ -207,6 +208,7 @@ class Door:
             "theme": theme if theme in THEMES else "",
             "csrf": "",
             "waiting": 0,
+            "restored": None,
             "live": "",
             "manager": urlsplit(self.centre.url).netloc,
         }

@@ -29,7 +29,7 @@ from skerry.manager.auth.accounts import FIRST_PASSWORD, bootstrap
 from skerry.manager.channel.routes import Routes
 from skerry.manager.keys import CA_CERTIFICATE, ensure_server_certificate, open_keys
 from skerry.manager.reconcile.loops import Reconciler
-from skerry.manager.services import install
+from skerry.manager.services import install, restored
 from skerry.manager.services.blobs import Blobs
 from skerry.manager.services.centre import Centre
 from skerry.manager.settings import Settings
@@ -75,7 +75,7 @@ async def open_centre(
     store = await open_store(settings.database, clock=clock)
     try:
         await bootstrap(store, root, now=clock.now())
-        yield Centre(
+        centre = Centre(
             store=store,
             clock=clock,
             root=root,
@@ -84,6 +84,8 @@ async def open_centre(
             url=settings.public_url(port),
             blobs=Blobs(root, settings.max_blob_bytes),
         )
+        await restored.load(centre)
+        yield centre
     finally:
         with anyio.CancelScope(shield=True):
             await store.close()

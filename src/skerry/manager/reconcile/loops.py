@@ -15,7 +15,7 @@ import structlog
 
 from skerry.lib.errors import SkerryError
 from skerry.manager.reconcile.derive import Obstacle, derive, is_clean
-from skerry.manager.services import assignments, clusters, hosts
+from skerry.manager.services import assignments, clusters, heads, hosts
 from skerry.manager.services.assignments import CannotAssign
 from skerry.manager.services.centre import INTERNAL, Centre, audit, event
 from skerry.manager.store.protocol import (
@@ -55,6 +55,7 @@ class Reconciler:
             tg.start_soon(self._watch)
             tg.start_soon(self._tick)
             tg.start_soon(self._flush)
+            tg.start_soon(self._heads)
             tg.start_soon(self._work)
 
     def queue(self, kind: str, project: str, name: str) -> None:
@@ -129,6 +130,14 @@ class Reconciler:
                 await self.flush()
             except SkerryError as exc:
                 log.warning("reconcile.flush-failed", message=exc.message)
+
+    async def _heads(self) -> None:
+        while True:
+            try:
+                await heads.export(self._centre)
+            except (SkerryError, OSError) as exc:
+                log.warning("reconcile.head-failed", message=str(exc))
+            await self._centre.clock.sleep(self._centre.settings.audit_head_s)
 
     async def _queue_everything(self) -> None:
         for kind in ("Host", "Cluster"):

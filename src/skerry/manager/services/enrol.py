@@ -16,7 +16,7 @@ import msgspec
 from skerry.lib import pki
 from skerry.lib.digest import sha256
 from skerry.lib.errors import SkerryError
-from skerry.manager.services import hosts
+from skerry.manager.services import hosts, restored
 from skerry.manager.services.admission import check_labels
 from skerry.manager.services.centre import Centre, Contended, audit, event
 from skerry.manager.services.credentials import Asking, Credential, credential_of
@@ -88,6 +88,9 @@ async def _once(centre: Centre, asking: Asking) -> EnrolState:
     twin = await _twin(centre, asking)
     if twin is not None and twin.status.fingerprint == asking.fingerprint:
         return await _known(centre, asking, twin)  # made a moment ago by another request
+    if centre.live.restored is not None:
+        # Uses of tokens and removals after the backup are not known, so nobody new is counted.
+        return _pending(asking, None, "ManagerRestored", restored.WAITS)
     if twin is not None:
         return await _ask_rekey(centre, asking, twin, credential)
     stone = await hosts.find_stone(centre, stone_uid.decode()) if stone_uid else None
@@ -122,6 +125,8 @@ async def _known(centre: Centre, asking: Asking, host: AnyResource) -> EnrolStat
         return _denied(asking, "Denied", "an operator denied this host", host=host)
     if credential.denied:
         return _denied(asking, credential.denied, credential.message, host=host)
+    if credential.approves and centre.live.restored is not None:
+        return _pending(asking, host, "ManagerRestored", restored.WAITS)
     if credential.approves and credential.project == host.project:
         now = centre.clock.now()
         condition = hosts.registered(now, status="True", reason="Approved", message="by token")
