@@ -166,8 +166,9 @@ class Actions:
         match request.path_params["action"]:
             case "approve":
                 raw = await read_json(request) if await _has_body(request) else {}
-                site = raw.get("site", "") if isinstance(raw, dict) else ""
-                found = await hosts.approve(self._centre, caller, project, name, site=str(site))
+                said = raw if isinstance(raw, dict) else {}
+                more = {key: str(said.get(key) or "") for key in ("site", "fingerprint", "code")}
+                found = await hosts.approve(self._centre, caller, project, name, **more)
             case "deny":
                 found = await hosts.deny(self._centre, caller, project, name)
             case "revoke":

@@ -40,6 +40,7 @@ _TRIES = 12
 _RETRY_S = 10
 _DENIED_RETRY_S = 60
 _MAX_DENIALS = 10_000
+MAX_HOST_LABELS = 32
 
 
 class TooManyWaiting(SkerryError):
@@ -241,7 +242,7 @@ async def _new_host(
     facts = asking.request.facts
     own = {
         key: value
-        for key, value in asking.request.labels.items()
+        for key, value in list(asking.request.labels.items())[:MAX_HOST_LABELS]
         if not check_labels("", {key: value})
     }
     site = credential.site or await _site(centre, credential.project, asking.request.site)
@@ -319,7 +320,7 @@ async def _ask_rekey(
         f" {hosts.pki_code(asking.fingerprint)}"
     )
     if before is not None and not before.denied and not credential.proven:
-        return _pending(asking, None, "HardwareIdTaken", message)
+        return _known_machine(asking)
     now = centre.clock.now()
     rekey = hosts.Rekey(
         public_key=asking.request.public_key,
@@ -344,13 +345,18 @@ async def _ask_rekey(
             audits=(audit(centre, asking.caller, "ask-new-key", twin, asking.fingerprint[:16]),),
         )
     )
-    return _pending(asking, None, "HardwareIdTaken", message)
+    return _known_machine(asking)
 
 
 async def _rekey_state(centre: Centre, asking: Asking, uid: str) -> EnrolState:
     rekey = await hosts.find_rekey(centre, uid)
     if rekey is None or rekey.denied:
         return _denied(asking, "Denied", "an operator denied this machine's new key")
+    return _known_machine(asking)
+
+
+def _known_machine(asking: Asking) -> EnrolState:
+    """Names no host: a hardware id is no proof, so whoever asks may be a stranger."""
     code = hosts.pki_code(asking.fingerprint)
     return _pending(
         asking,

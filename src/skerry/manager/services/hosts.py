@@ -79,10 +79,34 @@ def registered(now: datetime, *, status: str, reason: str, message: str) -> Cond
     return Condition(type="Registered", status=status, reason=reason, message=message, since=now)
 
 
+class OtherKey(Conflict):
+    """The key that waits for approval is not the one that the person saw."""
+
+    def __init__(self, name: str, code: str) -> None:
+        super().__init__(
+            f"host {name} waits with code {code}, and that is not what was approved",
+            hint="compare the code with the one on the machine, and name it: skerry approve host"
+            f" {name} --code {code}",
+            reason="Conflict",
+        )
+
+
 async def approve(
-    centre: Centre, caller: Caller, project: str, name: str, *, site: str = ""
+    centre: Centre,
+    caller: Caller,
+    project: str,
+    name: str,
+    *,
+    site: str = "",
+    fingerprint: str = "",
+    code: str = "",
 ) -> AnyResource:
-    """Let a waiting host in; for a known machine with a new key, take the new key."""
+    """Let a waiting host in; for a known machine with a new key, take the new key.
+
+    `fingerprint` or `code` say which key the person looked at; raises OtherKey when another one
+    waits meanwhile. A known machine's new key is never taken without one of them: whoever knows a
+    hardware id can ask, also a moment before the button is pressed.
+    """
 
     async def change(host: AnyResource) -> WriteSet | None:
         if host.spec.revoked:
@@ -94,6 +118,10 @@ async def approve(
         waiting = rekey is not None and not rekey.denied
         if host.spec.approval is Approval.APPROVED and not waiting:
             return None
+        waits = rekey.fingerprint if rekey is not None and waiting else host.status.fingerprint
+        named = bool(fingerprint or code)
+        if (waiting and not named) or not _is_meant(waits, fingerprint=fingerprint, code=code):
+            raise OtherKey(name, pki_code(waits))
         spec: HostSpec = msgspec.structs.replace(host.spec, approval=Approval.APPROVED)
         if site:
             await centre.store.get("Site", project, site)
@@ -256,6 +284,13 @@ def pki_code(fingerprint: str) -> str:
     """Eight digits of the key's fingerprint, shown on both sides."""
     short = fingerprint[:8].upper()
     return f"{short[:4]}-{short[4:]}"
+
+
+def _is_meant(waits: str, *, fingerprint: str, code: str) -> bool:
+    plain = code.replace("-", "").replace(" ", "").upper()
+    return (not fingerprint or fingerprint == waits) and (
+        not code or plain == pki_code(waits).replace("-", "")
+    )
 
 
 def _forget_rekey(uid: str, rekey: Rekey) -> tuple[SetValue, ...]:

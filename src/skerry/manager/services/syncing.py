@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from skerry.manager.services import assignments, hosts, restored
-from skerry.manager.services.admission import check_labels
+from skerry.manager.services.admission import MAX_LABELS, check_labels
 from skerry.manager.services.centre import Centre, Contended
 from skerry.manager.store.protocol import AnyResource, Conflict, Event, Put, SetValue, WriteSet
 from skerry.model.kinds import DesiredMark, HostStatus
@@ -126,7 +126,7 @@ def _labels(host: AnyResource, report: HostReport | None) -> dict[str, str]:
         return labels
     fresh = {
         key: value
-        for key, value in list(report.labels.items())[:32]
+        for key, value in list(report.labels.items())[: max(0, MAX_LABELS - len(labels))]
         if key not in labels and not check_labels("", {key: value})
     }
     return {**labels, **fresh} if fresh else labels
