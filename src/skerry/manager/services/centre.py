@@ -47,6 +47,7 @@ class Caller:
         return self.principal.name
 
 
+CONTACTS = "contact"  # space of the last heartbeats that were written
 INTERNAL = Caller(SYSTEM, "manager")
 
 
@@ -67,6 +68,13 @@ class Live:
     assignments: dict[str, Any] = field(default_factory=dict)
     restored: RestoreMark | None = None
     head: int = 0
+
+    def forget(self, uid: str) -> None:
+        """A host is gone; what was held for it is answered."""
+        for kept in (self.contacts, self.counters, self.assignments):
+            kept.pop(uid, None)
+        self.unflushed.discard(uid)
+        self.wake(uid)
 
     def seen(self, uid: str, at: datetime) -> None:
         self.contacts[uid] = at

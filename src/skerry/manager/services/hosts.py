@@ -13,7 +13,15 @@ import msgspec
 
 from skerry.lib import pki
 from skerry.lib.digest import sha256
-from skerry.manager.services.centre import Caller, Centre, Contended, audit, event, require
+from skerry.manager.services.centre import (
+    CONTACTS,
+    Caller,
+    Centre,
+    Contended,
+    audit,
+    event,
+    require,
+)
 from skerry.manager.services.clusters import MARK, cluster_of
 from skerry.manager.services.draft import Draft, Ending
 from skerry.manager.services.present import shown
@@ -26,6 +34,8 @@ STONES = "revoked-host"
 STONE_KEYS = "revoked-key"
 REKEYS = "rekey"
 REKEY_KEYS = "rekey-key"
+# What is kept by a host's uid elsewhere and goes with it.
+_OF_A_HOST = ("assignment", "assignment-floor", "host-events", "restored-host", CONTACTS)
 OWN_CONDITIONS = ("Registered", "Reachable")
 _TRIES = 8
 
@@ -231,7 +241,10 @@ async def prepare(
 
 async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
     """A host in a cluster leaves it first; any host leaves a stone."""
-    values = [*stones(centre, caller, old), SetValue("assignment", old.uid, None)]
+    values = [
+        *stones(centre, caller, old),
+        *(SetValue(space, old.uid, None) for space in _OF_A_HOST),
+    ]
     rekey = await find_rekey(centre, old.uid)
     if rekey is not None:
         values += _forget_rekey(old.uid, rekey)

@@ -207,6 +207,7 @@ async def delete(
         try:
             if not ending.finalizers or (force and _may_force(centre, caller, old)):
                 await centre.store.commit(_removal(centre, caller, old, ending, force=force))
+                centre.live.forget(old.uid)
                 return None
             if old.metadata.deleted_at is not None and not force:
                 return await present.shown(centre, old)
