@@ -15,7 +15,7 @@ import yaml
 from skerry.agent import paths
 from skerry.agent.content import Content
 from skerry.agent.identity import HostKeys, Identity
-from skerry.lib import pki
+from skerry.lib import pki, plain_yaml
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
@@ -199,8 +199,8 @@ async def _cluster(
 
 def _values(layer: ResolvedLayer) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(layer.values) or {}
-    except (yaml.YAMLError, RecursionError) as exc:
+        values = plain_yaml.load(layer.values) or {}
+    except yaml.YAMLError as exc:
         raise AssignmentRefused(
             f"values of layer {layer.name} are not YAML: {exc}", reason="ValuesInvalid"
         ) from exc

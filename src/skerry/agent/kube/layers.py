@@ -17,6 +17,7 @@ import yaml
 from skerry.agent.kube import gate, images, places
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.record import Doors
+from skerry.lib import plain_yaml
 from skerry.lib.errors import SkerryError
 from skerry.lib.proc import CommandFailed, CommandTimedOut
 from skerry.model.meta import Record
@@ -77,7 +78,7 @@ def parse(layer: DesiredLayer) -> list[dict[str, Any]]:
     if layer.chart:
         raise _invalid(layer, "charts are not supported by this agent")
     try:
-        documents = [item for item in yaml.safe_load_all(layer.manifests) if item is not None]
+        documents = [item for item in plain_yaml.load_all(layer.manifests) if item is not None]
     except yaml.YAMLError as exc:
         raise _invalid(layer, f"its manifests are not YAML: {exc}") from exc
     objects: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from skerry.lib import plain_yaml
 from skerry.lib.digest import canonical_json, sha256
 from skerry.manager.services import artifacts
 from skerry.manager.services.centre import Centre
@@ -26,16 +27,6 @@ from skerry.plan.kubernetes import check_values
 NETWORK_PROVIDERS = ("routed",)
 KUBERNETES_PROVIDERS = ("kubeadm",)
 _MAX_TEXT = 2 * 1024 * 1024
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Without aliases: a few lines of them can stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # no stubs
-            raise yaml.composer.ComposerError(None, None, "aliases are not supported", mark)
-        return super().compose_node(parent, index)
 
 
 async def load_revisions(
@@ -260,7 +251,7 @@ def _manifest_problems(text: str) -> list[Problem]:
         return []
     problems: list[Problem] = []
     try:
-        for index, item in enumerate(yaml.load_all(text, Loader=_PlainLoader)):
+        for index, item in enumerate(plain_yaml.load_all(text)):
             if item is None:
                 continue
             if not isinstance(item, Mapping) or not item.get("apiVersion") or not item.get("kind"):
@@ -277,9 +268,12 @@ def _manifest_problems(text: str) -> list[Problem]:
 
 
 def _mapping(text: str) -> Any:
-    loaded = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe loader
+    loaded = plain_yaml.load(text)
     # Dates and the like become text, as they would in JSON.
-    return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
+    try:
+        return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
+    except (TypeError, ValueError, msgspec.MsgspecError) as exc:
+        raise yaml.YAMLError(f"is no plain data: {exc}") from exc
 
 
 def _first_line(exc: yaml.YAMLError) -> str:
