@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from skerry.agent import facts, paths, register
-from skerry.agent.channel import Channel, ChannelFailed, ChannelRefused, HttpChannel
+from skerry.agent.channel import Channel, HttpChannel
 from skerry.agent.content import Content, ContentStore
 from skerry.agent.identity import (
     Counter,
@@ -29,6 +29,7 @@ from skerry.agent.kube.engine import KubeEngine
 from skerry.agent.sync import HOLD_S, LocalStatus, Syncer
 from skerry.agent.work import Standing, Worker
 from skerry.lib.clock import Clock
+from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.lib.proc import Runner
 from skerry.model.meta import Condition
@@ -85,17 +86,22 @@ async def _register(parts: Parts, channel: Channel, identity: Identity, keys: Ho
                 or ("Registered" if identity.approved else "AwaitingApproval"),
                 message=identity.message,
             )
-        except (ChannelFailed, ChannelRefused) as exc:
+        except (SkerryError, OSError) as exc:
+            # Refused or unreachable, or the disk is full: the host asks again in any case.
             failures += 1
             wait_s = min(2.0**failures, _ASK_MAX_S)
-            log.warning("registration.failed", reason=exc.reason, message=exc.message)
+            reason = (exc.reason if isinstance(exc, SkerryError) else "") or "HostError"
+            log.warning("registration.failed", reason=reason, message=str(exc))
             condition = Condition(
-                type="Registered", status="False", reason=exc.reason, message=exc.message
+                type="Registered", status="False", reason=reason, message=str(exc)
             )
-        _show_registration(parts.root, identity, keys, condition)
+        try:
+            _show_registration(parts.root, identity, keys, condition)
+        except (SkerryError, OSError) as exc:
+            log.warning("status.not-written", message=str(exc))
         if identity.approved:
             return identity
-        await parts.clock.sleep(wait_s)
+        await parts.clock.sleep(max(wait_s, 1.0))
 
 
 def _show_registration(

@@ -16,6 +16,7 @@ LAST_GOOD = f"{STATE}/desired/good.json"
 
 JOURNAL = f"{STATE}/journal/operation.json"
 FAILED = f"{STATE}/journal/failed.json"
+RETRIED = f"{STATE}/journal/retried"
 EVENTS = f"{STATE}/journal/events.json"
 
 CONTENT = f"{STATE}/content/sha256"

@@ -2,7 +2,7 @@
 
 Asking is idempotent by the host's key: the agent asks again until the manager approves or denies,
 and a lost answer costs nothing. The token is forgotten as soon as the manager gave an answer that
-stands.
+stands. Release keys are taken once, with the first answer that brings any (see `_trusted`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from skerry.agent.channel import Channel, public_keys
 from skerry.agent.identity import HostKeys, Identity, save_identity
 from skerry.lib.files import Root
 from skerry.lib.pki import load_certificate
+from skerry.wire.envelope import KeyRole, TrustedKey
 from skerry.wire.messages import EnrolRequest, EnrolState, HostFacts, RenewRequest
 
 log = structlog.get_logger("skerry.agent.register")
@@ -98,6 +99,18 @@ def _merge(identity: Identity, answer: EnrolState) -> Identity:
         host_name=answer.host_name or identity.host_name,
         project=answer.project or identity.project,
         certificate=answer.certificate or identity.certificate,
-        trusted_keys=answer.trusted_keys or identity.trusted_keys,
+        trusted_keys=_trusted(identity.trusted_keys, answer.trusted_keys),
         authorities=answer.authorities or identity.authorities,
     )
+
+
+def _trusted(have: tuple[TrustedKey, ...], told: tuple[TrustedKey, ...]) -> tuple[TrustedKey, ...]:
+    """The manager may bring its own channel keys anew, release keys only the first time.
+
+    A revoked host asks again, and whoever holds the manager's keys could answer with release keys
+    of their own. Another release key needs somebody on the machine who runs the install line.
+    """
+    pinned = tuple(key for key in have if key.role is KeyRole.RELEASE)
+    if not told or not pinned:
+        return told or have
+    return (*pinned, *(key for key in told if key.role is not KeyRole.RELEASE))

@@ -36,6 +36,7 @@ log = structlog.get_logger("skerry.agent.sync")
 _INVENTORY_EVERY_S = 300.0
 _BACKOFF_MAX_S = 300.0
 _RENEW_AGAIN_S = 60.0
+_INTERVAL_MAX_S = 3600.0
 HOLD_S = 25
 _HELD = 0.8
 
@@ -83,7 +84,13 @@ class Syncer:
         """Sync until cancelled."""
         while True:
             changed = self.standing.changed
-            pause_s = await self.turn()
+            try:
+                pause_s = await self.turn()
+            except (SkerryError, OSError) as exc:
+                # The disk says no; what the manager was told stands, and the rest comes again.
+                log.warning("sync.hindered", message=str(exc))
+                self._failures += 1
+                pause_s = self._backoff()
             with anyio.move_on_after(pause_s):
                 await changed.wait()
                 # Many small changes come together (a step ends, the next starts): one report.
@@ -94,7 +101,7 @@ class Syncer:
         changed = self.standing.changed  # before the report: a change while it is made counts
         report = await self._report()
         digest = sha256(canonical_json(report))
-        have = accept.stored(self.root)
+        have = accept.stored(self.root, self.identity)
         mark = self.standing.acknowledged
         idle = digest == self._confirmed and not self._failures and self.standing.progress is None
         hold_s = self.hold_s if idle else 0
@@ -133,7 +140,7 @@ class Syncer:
             return 0.05
         if hold_s and self.clock.monotonic() - started >= hold_s * _HELD:
             return 0.05  # the manager held the request: it does the waiting for us
-        return float(answer.next_s) + back_s
+        return min(max(float(answer.next_s), 1.0), _INTERVAL_MAX_S) + back_s
 
     async def _ask(self, request: SyncRequest, changed: anyio.Event) -> SyncAnswer | None:
         """The answer, or None when something changed here while the manager held the request."""
@@ -195,6 +202,9 @@ class Syncer:
         if self._failures == 1:
             log.warning("sync.failed", reason=exc.reason, message=exc.message)
         self._save(report)
+        return self._backoff()
+
+    def _backoff(self) -> float:
         limit = min(2.0 ** min(self._failures, 9), _BACKOFF_MAX_S)
         return random.uniform(limit / 2, limit)  # noqa: S311  # spreads load, no secret
 
@@ -233,7 +243,7 @@ class Syncer:
         return stamped
 
     def _save(self, report: HostReport) -> None:
-        have = accept.stored(self.root)
+        have = accept.stored(self.root, self.identity)
         status = LocalStatus(
             identity_state=self.identity.state,
             host_name=self.identity.host_name,
@@ -245,5 +255,9 @@ class Syncer:
             conditions=(self._stamp(self._line), *report.conditions),
         )
         data = msgspec.json.encode(status)
-        if not self.root.exists(paths.STATUS) or self.root.read(paths.STATUS) != data:
-            self.root.write(paths.STATUS, data)
+        try:
+            if not self.root.exists(paths.STATUS) or self.root.read(paths.STATUS) != data:
+                self.root.write(paths.STATUS, data)
+        except (SkerryError, OSError) as exc:
+            # What the host shows is then old; what it reports must not suffer for that.
+            log.warning("status.not-written", message=str(exc))

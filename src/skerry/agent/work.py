@@ -69,7 +69,6 @@ class Worker:
     _stopped_name: str = ""
     _tries: int = 0
     _next_try: float = 0.0
-    _retry_failed: int = 0
     _last_done: Operation | None = None
     _repeats: int = 0
 
@@ -83,9 +82,30 @@ class Worker:
         """Work until cancelled."""
         while True:
             wake = self.wake
-            wait_s = await self.turn()
+            wait_s = await self._guarded()
             with anyio.move_on_after(wait_s):
                 await wake.wait()
+
+    async def _guarded(self) -> float:
+        """A turn that never takes the syncing half down with it.
+
+        A full disk, or a document that nobody foresaw, is reported and tried again: the journal
+        holds how far the operation is, and the next assignment may be the remedy.
+        """
+        try:
+            return await self.turn()
+        except SkerryError as exc:
+            failure = self._failure(exc.reason or "AgentError", exc.message, exc.hint, "")
+        except OSError as exc:
+            failure = self._failure("HostError", str(exc), "", "")
+        except Exception as exc:
+            # Not its text: an error that nobody foresaw may quote anything, a secret too.
+            log.exception("work.defect")
+            message = f"{type(exc).__name__} in the agent; its log has more"
+            failure = self._failure("AgentError", message, "", "")
+        self._tries += 1
+        self._refused(failure)
+        return self._delay()
 
     async def turn(self) -> float:
         """One round: finish the journal's operation or plan a new one. Seconds until the next."""
@@ -111,9 +131,10 @@ class Worker:
         return await self._plan(desired, observed)
 
     async def _plan(self, desired: DesiredHost, observed: KubeObserved) -> float:
-        if desired.retry_failed > self._retry_failed:
-            self._retry_failed = desired.retry_failed
+        if desired.cluster is not None and desired.retry_failed != self.journal.retried():
+            # Forgotten first: after a crash between the two it is only forgotten once more.
             self.journal.forget_failed()
+            self.journal.save_retried(desired.retry_failed)
         failed = self.journal.failed()
         plan = plan_host(
             desired, observed, failed=frozenset(failed), last_good=self.journal.last_good()
@@ -206,7 +227,7 @@ class Worker:
         """Whether a newer assignment makes going on pointless."""
         if entry.operation.disruptive or entry.cluster is None:
             return False
-        have = accept.stored(self.root)
+        have = accept.stored(self.root, self.identity)
         return have is not None and have.digest != entry.operation.desired_digest
 
     async def _perform(self, entry: Entry) -> tuple[Failure | None, bool]:

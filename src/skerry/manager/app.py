@@ -34,7 +34,7 @@ from skerry.manager.keys import (
     open_keys,
 )
 from skerry.manager.reconcile.loops import Reconciler
-from skerry.manager.services import install
+from skerry.manager.services import install, restored
 from skerry.manager.services.blobs import Blobs
 from skerry.manager.services.centre import Centre
 from skerry.manager.settings import Settings
@@ -81,7 +81,7 @@ async def open_centre(
     store = await open_store(settings.database, clock=clock)
     try:
         await bootstrap(store, root, now=clock.now())
-        yield Centre(
+        centre = Centre(
             store=store,
             clock=clock,
             root=root,
@@ -90,6 +90,8 @@ async def open_centre(
             url=settings.public_url(port),
             blobs=Blobs(root, settings.max_blob_bytes),
         )
+        await restored.load(centre)
+        yield centre
     finally:
         with anyio.CancelScope(shield=True):
             await store.close()

@@ -103,6 +103,9 @@ SignatureInvalid | error | Signature is not valid | skerry-agent status
     A document is not signed by a key that this host trusts; nothing of it was used.
 ReleaseSignatureMissing | error | Release signature is missing | skerry get artifacts
     The artifact is not signed by a release key; nothing of it was used.
+ManagerRestored | waiting | Manager was restored | skerry backup confirm
+    The manager came back from a backup. It learns what hosts have and tells them nothing new
+    until a person confirms it.
 OlderEpoch | error | Older desired state | skerry describe host {host}
     The manager sent an older state than this host has; perhaps it was restored from a backup.
 RevisionInvalid | error | Revision cannot be read | skerry get profiles

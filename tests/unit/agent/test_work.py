@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import anyio
 import msgspec
 import pytest
 
@@ -24,6 +25,7 @@ from skerry.lib.memory_files import MemoryRoot, PowerCut
 from skerry.model.artifact import ArtifactRef
 from skerry.model.kinds import LayerType, ProfileType, Variable
 from skerry.model.profile import Revision, RevisionLayer
+from skerry.plan.observed import KubeObserved
 from skerry.wire import envelope as env
 from skerry.wire.messages import (
     ArtifactStatement,
@@ -107,7 +109,15 @@ class Bench:
             envelope_digest=sha256(signed),
         )
 
-    def assign(self, version: str | None, *, greeting: str = "hi", secret: str = "") -> None:
+    def assign(
+        self,
+        version: str | None,
+        *,
+        greeting: str = "hi",
+        secret: str = "",
+        retry: int = 0,
+        lacks: str = "",
+    ) -> None:
         """Accept a new assignment; None takes the cluster away."""
         self.epoch += 1
         cluster = None
@@ -126,7 +136,12 @@ class Bench:
                         version=version,
                     ),
                     RevisionLayer(name="network", type=LayerType.NETWORK, provider="routed"),
-                    RevisionLayer(name="web", type=LayerType.ADDON, manifests=body),
+                    RevisionLayer(
+                        name="web",
+                        type=LayerType.ADDON,
+                        manifests=body,
+                        artifacts=(lacks,) if lacks else (),
+                    ),
                 ),
             )
             self.content.put(revision.digest, revision.encode())
@@ -138,6 +153,7 @@ class Bench:
                 role="control-plane",
                 revisions=(RevisionRef(profile="shop", version="1.0.0", digest=revision.digest),),
                 variables={"greeting": greeting},
+                retry_failed=retry,
                 artifacts=(self.release(version),),
                 secrets=(
                     SealedSecret(
@@ -159,6 +175,15 @@ class Bench:
             if rested == 2:
                 return
 
+    async def run_until(self, reason: str) -> None:
+        """Let the real loop run until this is what the host says."""
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(self.worker.run)
+                while self.reasons.get("Reconciled") != reason:
+                    await self.standing.changed.wait()
+                tg.cancel_scope.cancel()
+
     @property
     def reasons(self) -> dict[str, str]:
         return {item.type: item.reason for item in self.standing.conditions}
@@ -177,7 +202,7 @@ async def test_it_creates_upgrades_and_acknowledges_each_by_digest() -> None:
         bench.assign(version)
         await bench.settle()
 
-        have = accept.stored(bench.root)
+        have = accept.stored(bench.root, bench.identity)
         assert have is not None
         assert bench.standing.kubernetes.release == version
         assert bench.standing.acknowledged.digest == have.digest
@@ -221,6 +246,84 @@ async def test_a_bad_upgrade_returns_is_remembered_and_a_good_one_goes_through()
     await bench.settle()
     assert bench.standing.kubernetes.release == "1.36.4"
     assert bench.reasons["Reconciled"] == "Reconciled"
+
+
+async def test_a_request_to_try_again_counts_once_also_after_a_restart() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    bench.engine.faults.bad_versions = frozenset({NEW})
+    bench.assign(NEW)
+    await bench.settle()
+    bench.assign(NEW, retry=1)
+    await bench.settle()
+    tried = bench.engine.disrupted
+
+    bench.restart()
+    await bench.settle()
+
+    assert bench.reasons["Reconciled"] == "UpgradeReturned"
+    assert bench.engine.disrupted == tried
+
+
+async def test_a_full_disk_is_reported_and_the_work_goes_on_when_there_is_space() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    bench.assign(NEW)
+    bench.root.capacity = sum(len(data) for data in bench.root.files.values())
+
+    await bench.run_until("DiskFull")
+    bench.root.capacity = 1 << 40
+    bench.worker.nudge()
+    await bench.run_until("Reconciled")
+
+    assert bench.standing.kubernetes.release == NEW
+
+
+async def test_an_assignment_that_cannot_be_carried_out_does_not_end_the_agent() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    bench.assign(NEW, lacks="image-nobody-assigned")
+
+    await bench.run_until("ArtifactMissing")
+    bench.assign(NEW)
+    bench.worker.nudge()
+    await bench.run_until("Reconciled")
+
+    assert bench.standing.kubernetes.release == NEW
+
+
+async def test_a_defect_in_the_work_does_not_end_the_agent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd(FakeKubeEngine):
+        async def observe(self) -> KubeObserved:
+            raise LookupError("hunter2")
+
+    bench = Bench()
+    bench.assign(OLD)
+    bench.worker.engine = Odd(bench.clock, architecture=bench.arch)
+
+    await bench.run_until("AgentError")
+
+    assert "hunter2" not in str(bench.standing.conditions)
+
+
+async def test_epochs_of_another_registration_do_not_count() -> None:
+    """The host was deleted at the centre and made anew there: epochs begin again."""
+    bench = Bench()
+    for version in (OLD, NEW):
+        bench.assign(version)
+    anew = msgspec.structs.replace(bench.identity, host_uid="uid-2")
+    first = Assignment(host_uid="uid-2", epoch=1, issued_at=NOW)
+    envelope = env.sign(env.ASSIGNMENT, canonical_json(first), [CHANNEL])
+
+    assert accept.stored(bench.root, anew) is None
+    taken = accept.accept(bench.root, envelope, anew)
+
+    assert taken.epoch == 1
 
 
 async def test_taking_the_cluster_away_resets_the_host() -> None:
@@ -326,7 +429,7 @@ class TestRefusals:
     ) -> None:
         bench = Bench()
         bench.assign(OLD)
-        before = accept.stored(bench.root)
+        before = accept.stored(bench.root, bench.identity)
         other = Assignment(host_uid="uid-1", epoch=9, issued_at=NOW)
         forged = msgspec.structs.replace(other, **change)
         envelope = env.sign(env.ASSIGNMENT, canonical_json(forged), [CHANNEL])
@@ -334,7 +437,7 @@ class TestRefusals:
         with pytest.raises(accept.AssignmentRefused) as caught:
             accept.accept(bench.root, envelope, bench.identity)
         assert caught.value.reason == reason
-        assert accept.stored(bench.root) == before
+        assert accept.stored(bench.root, bench.identity) == before
 
     async def test_an_assignment_signed_by_a_release_key_only(self) -> None:
         bench = Bench()

@@ -110,6 +110,22 @@ async def audit_export(file: Path) -> None:
     click.echo(f"{count} records in {file}")
 
 
+@audit.command("heads")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@runs
+async def audit_heads(file: Path) -> None:
+    """Write the signed heads of the chain to FILE, one envelope per line.
+
+    The manager signs a head every few minutes; it keeps them in DATA/audit and says each in its
+    log. Keep them elsewhere: with them, 'skerry audit verify --heads' finds a chain that was
+    rewritten or cut.
+    """
+    async with connect() as api:
+        data = await api.audit_heads()
+    file.write_bytes(data)
+    click.echo(f"{len(data.splitlines())} signed heads in {file}")
+
+
 @audit.command("verify")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skerry.cli.output import as_json
-from skerry.cli.session import runs, surroundings
+from skerry.cli.session import connect, runs, surroundings
 
 if TYPE_CHECKING:
     from skerry.manager.app import ServingInfo
@@ -191,8 +191,57 @@ async def backup_restore(data: Path, store: str, file: Path) -> None:
     settings = Settings(data=str(data.absolute()), store_url=store)
     await restore(str(file.absolute()), settings.database)
     click.echo(f"restored from {file}")
+    click.echo(
+        "the manager will only observe its hosts until a person confirms: skerry backup confirm"
+    )
     if not (data / "keys" / "secret.key").exists():
         click.echo(f"there are no keys in {data}/keys yet: copy those of the old manager", err=True)
+
+
+@backup.command("status")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+@runs
+async def backup_status(output: str) -> None:
+    """Show whether the manager was restored, and what its hosts said since.
+
+    A restored manager gives out nothing new until 'skerry backup confirm'.
+    """
+    from skerry.cli.output import show_table
+
+    async with connect() as api:
+        found = await api.restore_view()
+    if output == "json":
+        click.echo(as_json(found))
+        return
+    if not found.observing:
+        click.echo("publishing as usual; there is nothing to confirm")
+        return
+    since = f"{found.since:%Y-%m-%d %H:%M} UTC" if found.since else "its start"
+    click.echo(f"observing only since {since}: it runs from {found.source}")
+    rows = [
+        [
+            host.project,
+            host.name,
+            str(host.issued_epoch),
+            str(host.heard.epoch) if host.heard else "not heard yet",
+        ]
+        for host in found.hosts
+    ]
+    show_table(["PROJECT", "HOST", "EPOCH HERE", "EPOCH OF HOST"], rows)
+    click.echo("let it publish again: skerry backup confirm")
+
+
+@backup.command("confirm")
+@runs
+async def backup_confirm() -> None:
+    """Let a restored manager publish again, above every epoch that its hosts have.
+
+    Look at revoked hosts, used tokens and profiles first: what people changed after the backup is
+    not in its database.
+    """
+    async with connect() as api:
+        done = await api.confirm_restore()
+    click.echo("confirmed" if done.get("confirmed") else "there was nothing to confirm")
 
 
 def split_address(text: str) -> tuple[str, int]:

@@ -84,7 +84,14 @@ async def approve(visit: Visit) -> Response:
     try:
         if "labels" in visit.form and host.spec.approval.value == "pending":
             await set_place(visit, host, site=site, labels=visit.form["labels"])
-        await hosts.approve(visit.centre, visit.caller, project, name, site=site)
+        await hosts.approve(
+            visit.centre,
+            visit.caller,
+            project,
+            name,
+            site=site,
+            fingerprint=visit.form.get("fingerprint", ""),
+        )
     except DocumentInvalid as exc:
         return await show_host(visit, host, error=exc, status=422)
     return back(visit.form.get("next", "") or f"/hosts/{project}/{name}")

@@ -27,6 +27,13 @@ def health_routes(centre: Centre) -> list[BaseRoute]:
             await centre.store.revision()
         except SkerryError as exc:
             return PlainTextResponse(f"store: {exc.message}\n", status_code=503)
+        mark = centre.live.restored
+        if mark is not None:
+            # Ready all the same: hosts must reach a manager that wants to learn from them.
+            return PlainTextResponse(
+                "ok\nobserving only: this manager was restored; confirm it with"
+                " 'skerry backup confirm'\n"
+            )
         return PlainTextResponse("ok\n")
 
     return [

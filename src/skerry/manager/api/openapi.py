@@ -182,6 +182,12 @@ def _other_paths(paths: dict[str, Any]) -> None:
         "get": _operation("listProjectEvents", None, anything, parameters=events),
     }
     paths["/v1/audit"] = {"get": _operation("listAudit", None, anything, parameters=events[2:])}
+    lines: dict[str, Any] = {"application/jsonl": {}}
+    head = _operation("listAuditHeads", None, anything)
+    head["responses"]["200"] = {"description": "Signed heads, one per line", "content": lines}
+    paths["/v1/audit/heads"] = {"get": head}
+    paths["/v1/restore"] = {"get": _operation("viewRestore", None, anything)}
+    paths["/v1/restore/confirm"] = {"post": _operation("confirmRestore", None, anything)}
     paths["/v1/why/host/{name}"] = {
         "parameters": [_NAME],
         "get": _operation("whyHost", None, "Cause", parameters=[_query("project")]),

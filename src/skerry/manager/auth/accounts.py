@@ -203,10 +203,14 @@ async def set_password(
     )
 
 
-async def forget_user(store: Store, user: str) -> tuple[SetValue, ...]:
-    """What goes with a user: password, sessions, API keys."""
-    keys = await _keys_of(store, f"user:{user}", (SESSIONS, API_KEYS))
-    return (SetValue(PASSWORDS, user, None), *keys)
+async def forget(store: Store, subject: str) -> tuple[SetValue, ...]:
+    """What goes with a user or service account: password, sessions, API keys.
+
+    Otherwise a later account of the same name would inherit them.
+    """
+    keys = await _keys_of(store, subject, (SESSIONS, API_KEYS))
+    sort, _, name = subject.partition(":")
+    return (SetValue(PASSWORDS, name, None), *keys) if sort == "user" else tuple(keys)
 
 
 async def bootstrap(store: Store, root: Root, *, now: datetime) -> bool:

@@ -15,9 +15,9 @@ import structlog
 
 from skerry.lib.errors import SkerryError
 from skerry.manager.reconcile.derive import Obstacle, derive, is_clean
-from skerry.manager.services import assignments, clusters, hosts
+from skerry.manager.services import assignments, clusters, heads, hosts
 from skerry.manager.services.assignments import CannotAssign
-from skerry.manager.services.centre import INTERNAL, Centre, audit, event
+from skerry.manager.services.centre import CONTACTS, INTERNAL, Centre, audit, event
 from skerry.manager.store.protocol import (
     AnyResource,
     Conflict,
@@ -35,7 +35,7 @@ from skerry.model.meta import Condition
 
 log = structlog.get_logger("skerry.reconcile")
 
-CONTACTS = "contact"
+_REST_S = 2.0
 _WATCHED = ("Cluster", "Host", "ClusterProfile", "Artifact", "Secret")
 _Key = tuple[str, str, str]
 
@@ -55,6 +55,7 @@ class Reconciler:
             tg.start_soon(self._watch)
             tg.start_soon(self._tick)
             tg.start_soon(self._flush)
+            tg.start_soon(self._heads)
             tg.start_soon(self._work)
 
     def queue(self, kind: str, project: str, name: str) -> None:
@@ -83,25 +84,39 @@ class Reconciler:
         uids = sorted(live.unflushed)
         live.unflushed.clear()
         for start in range(0, len(uids), 500):
+            part = uids[start : start + 500]
             values = tuple(
-                SetValue(CONTACTS, uid, live.contacts[uid].isoformat().encode())
-                for uid in uids[start : start + 500]
+                SetValue(CONTACTS, uid, live.contacts[uid].isoformat().encode()) for uid in part
             )
-            await self._centre.store.commit(WriteSet(values=values))
+            try:
+                await self._centre.store.commit(WriteSet(values=values))
+            except SkerryError:
+                live.unflushed.update(uids[start:])  # the next flush brings them
+                raise
 
     async def _watch(self) -> None:
-        since = await self._centre.store.revision()
+        since = await self._revision(0)
         while True:
-            await self._queue_everything()
             try:
+                await self._queue_everything()
                 async for change in self._centre.store.watch(_WATCHED, since=since):
                     since = change.revision
                     await self._changed(change.resource)
-            except HistoryGone:
-                since = await self._centre.store.revision()
+            except HistoryGone as exc:
+                # Everything is queued again, so nothing of what is gone is needed.
+                log.info("reconcile.history-gone", message=exc.message)
+                since = await self._revision(since)
             except SkerryError as exc:
                 log.warning("reconcile.watch-failed", reason=exc.reason, message=exc.message)
-                await self._centre.clock.sleep(2)
+                await self._centre.clock.sleep(_REST_S)
+
+    async def _revision(self, known: int) -> int:
+        try:
+            return await self._centre.store.revision()
+        except SkerryError as exc:
+            log.warning("reconcile.watch-failed", reason=exc.reason, message=exc.message)
+            await self._centre.clock.sleep(_REST_S)
+            return known
 
     async def _changed(self, resource: AnyResource) -> None:
         match resource.kind:
@@ -120,7 +135,11 @@ class Reconciler:
     async def _tick(self) -> None:
         while True:
             await self._centre.clock.sleep(self._centre.settings.reconcile_s)
-            await self._queue_everything()
+            try:
+                await self._queue_everything()
+            except SkerryError as exc:
+                # The database rests (a restart, a full disk); the next round finds it again.
+                log.warning("reconcile.round-failed", reason=exc.reason, message=exc.message)
 
     async def _flush(self) -> None:
         while True:
@@ -129,6 +148,14 @@ class Reconciler:
                 await self.flush()
             except SkerryError as exc:
                 log.warning("reconcile.flush-failed", message=exc.message)
+
+    async def _heads(self) -> None:
+        while True:
+            try:
+                await heads.export(self._centre)
+            except (SkerryError, OSError) as exc:
+                log.warning("reconcile.head-failed", message=str(exc))
+            await self._centre.clock.sleep(self._centre.settings.audit_head_s)
 
     async def _queue_everything(self) -> None:
         for kind in ("Host", "Cluster"):

@@ -13,7 +13,15 @@ import msgspec
 
 from skerry.lib import pki
 from skerry.lib.digest import sha256
-from skerry.manager.services.centre import Caller, Centre, Contended, audit, event, require
+from skerry.manager.services.centre import (
+    CONTACTS,
+    Caller,
+    Centre,
+    Contended,
+    audit,
+    event,
+    require,
+)
 from skerry.manager.services.clusters import MARK, cluster_of
 from skerry.manager.services.draft import Draft, Ending
 from skerry.manager.services.present import shown
@@ -26,6 +34,8 @@ STONES = "revoked-host"
 STONE_KEYS = "revoked-key"
 REKEYS = "rekey"
 REKEY_KEYS = "rekey-key"
+# What is kept by a host's uid elsewhere and goes with it.
+_OF_A_HOST = ("assignment", "assignment-floor", "host-events", "restored-host", CONTACTS)
 OWN_CONDITIONS = ("Registered", "Reachable")
 _TRIES = 8
 
@@ -79,10 +89,34 @@ def registered(now: datetime, *, status: str, reason: str, message: str) -> Cond
     return Condition(type="Registered", status=status, reason=reason, message=message, since=now)
 
 
+class OtherKey(Conflict):
+    """The key that waits for approval is not the one that the person saw."""
+
+    def __init__(self, name: str, code: str) -> None:
+        super().__init__(
+            f"host {name} waits with code {code}, and that is not what was approved",
+            hint="compare the code with the one on the machine, and name it: skerry approve host"
+            f" {name} --code {code}",
+            reason="Conflict",
+        )
+
+
 async def approve(
-    centre: Centre, caller: Caller, project: str, name: str, *, site: str = ""
+    centre: Centre,
+    caller: Caller,
+    project: str,
+    name: str,
+    *,
+    site: str = "",
+    fingerprint: str = "",
+    code: str = "",
 ) -> AnyResource:
-    """Let a waiting host in; for a known machine with a new key, take the new key."""
+    """Let a waiting host in; for a known machine with a new key, take the new key.
+
+    `fingerprint` or `code` say which key the person looked at; raises OtherKey when another one
+    waits meanwhile. A known machine's new key is never taken without one of them: whoever knows a
+    hardware id can ask, also a moment before the button is pressed.
+    """
 
     async def change(host: AnyResource) -> WriteSet | None:
         if host.spec.revoked:
@@ -94,6 +128,10 @@ async def approve(
         waiting = rekey is not None and not rekey.denied
         if host.spec.approval is Approval.APPROVED and not waiting:
             return None
+        waits = rekey.fingerprint if rekey is not None and waiting else host.status.fingerprint
+        named = bool(fingerprint or code)
+        if (waiting and not named) or not _is_meant(waits, fingerprint=fingerprint, code=code):
+            raise OtherKey(name, pki_code(waits))
         spec: HostSpec = msgspec.structs.replace(host.spec, approval=Approval.APPROVED)
         if site:
             await centre.store.get("Site", project, site)
@@ -203,7 +241,10 @@ async def prepare(
 
 async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
     """A host in a cluster leaves it first; any host leaves a stone."""
-    values = [*stones(centre, caller, old), SetValue("assignment", old.uid, None)]
+    values = [
+        *stones(centre, caller, old),
+        *(SetValue(space, old.uid, None) for space in _OF_A_HOST),
+    ]
     rekey = await find_rekey(centre, old.uid)
     if rekey is not None:
         values += _forget_rekey(old.uid, rekey)
@@ -256,6 +297,13 @@ def pki_code(fingerprint: str) -> str:
     """Eight digits of the key's fingerprint, shown on both sides."""
     short = fingerprint[:8].upper()
     return f"{short[:4]}-{short[4:]}"
+
+
+def _is_meant(waits: str, *, fingerprint: str, code: str) -> bool:
+    plain = code.replace("-", "").replace(" ", "").upper()
+    return (not fingerprint or fingerprint == waits) and (
+        not code or plain == pki_code(waits).replace("-", "")
+    )
 
 
 def _forget_rekey(uid: str, rekey: Rekey) -> tuple[SetValue, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from skerry.lib.errors import SkerryError
-from skerry.manager.auth.decide import readable_projects
+from skerry.manager.auth.decide import allowed, readable_projects
 from skerry.manager.services import present, rules
 from skerry.manager.services.admission import check_document
 from skerry.manager.services.centre import Caller, Centre, Contended, audit, event, require
@@ -128,6 +128,7 @@ async def apply(
     """
     wanted = _admitted(raw, kind, place)
     seen = revision if revision is not None else (wanted.metadata.revision or None)
+    _require_writing(caller, wanted.kind, wanted.project)
     for _ in range(_TRIES):
         old = await _current(centre, wanted)
         require(caller, "update" if old else "create", wanted.kind, wanted.project)
@@ -159,10 +160,11 @@ async def patch(
     """JSON merge patch (RFC 7396) of labels, annotations and spec."""
     if not isinstance(change, Mapping):
         raise DocumentInvalid("patch", [Problem(path="", message="a patch is a mapping")])
+    require(caller, "update", kind.name, place[0])
     for _ in range(_TRIES):
         old = await centre.store.get(kind.name, *place)
-        require(caller, "update", kind.name, place[0])
-        document = msgspec.to_builtins(old)
+        # As people see it: what is write-only stands there as "keep it".
+        document = msgspec.to_builtins(await present.shown(centre, old))
         merged = merge_patch(
             {
                 "kind": kind.name,
@@ -196,15 +198,16 @@ async def delete(
     `force` ends the waiting, but not before `force_wait_s` after the deletion was asked for.
     Raises DeleteWaits, NotPermitted, DocumentInvalid (others still use it).
     """
+    require(caller, "delete", kind.name, place[0])
     for _ in range(_TRIES):
         old = await centre.store.get(kind.name, *place)
-        require(caller, "delete", kind.name, place[0])
         ending = await rules.ending(centre, caller, old)
         if ending.problems:
             raise DocumentInvalid(f"deletion of {kind.name} {old.name}", ending.problems)
         try:
             if not ending.finalizers or (force and _may_force(centre, caller, old)):
                 await centre.store.commit(_removal(centre, caller, old, ending, force=force))
+                centre.live.forget(old.uid)
                 return None
             if old.metadata.deleted_at is not None and not force:
                 return await present.shown(centre, old)
@@ -240,6 +243,12 @@ def merge_patch(target: Any, change: Any) -> Any:
         else:
             merged[key] = merge_patch(merged.get(key), value)
     return merged
+
+
+def _require_writing(caller: Caller, kind: str, project: str) -> None:
+    """Before anything is looked up: a refusal must not tell whether an object exists."""
+    if not any(allowed(caller.principal, verb, kind, project) for verb in ("create", "update")):
+        require(caller, "create", kind, project)
 
 
 def _admitted(raw: Any, kind: Kind | None, place: tuple[str, str] | None) -> AnyResource:

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import yaml
 
+from skerry.lib import plain_yaml
 from skerry.lib.digest import canonical_json, sha256
-from skerry.lib.yamltext import PlainLoader
 from skerry.manager.services import artifacts
 from skerry.manager.services.centre import Centre
 from skerry.manager.store.protocol import NotFound
@@ -346,7 +346,7 @@ def _manifest_problems(text: str) -> list[Problem]:
         return []
     problems: list[Problem] = []
     try:
-        for index, item in enumerate(yaml.load_all(text, Loader=PlainLoader)):
+        for index, item in enumerate(plain_yaml.load_all(text)):
             if item is None:
                 continue
             if not isinstance(item, Mapping) or not item.get("apiVersion") or not item.get("kind"):
@@ -363,9 +363,12 @@ def _manifest_problems(text: str) -> list[Problem]:
 
 
 def _mapping(text: str) -> Any:
-    loaded = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a safe loader
+    loaded = plain_yaml.load(text)
     # Dates and the like become text, as they would in JSON.
-    return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
+    try:
+        return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
+    except (TypeError, ValueError, msgspec.MsgspecError) as exc:
+        raise yaml.YAMLError(f"is no plain data: {exc}") from exc
 
 
 def _first_line(exc: yaml.YAMLError) -> str:

@@ -217,6 +217,10 @@ class Store(Protocol):
         """Oldest first, above sequence `after`."""
         ...
 
+    async def audit_head(self) -> tuple[int, str]:
+        """Sequence and hash of the last audit record; (0, "") when there is none."""
+        ...
+
     async def backup(self, path: str) -> None:
         """A consistent copy into a file, while running."""
         ...

@@ -273,6 +273,13 @@ def events(
     return [StoredEvent(sequence=row[0], event=Event(**_record(names, row))) for row in rows]
 
 
+def audit_head() -> Steps[tuple[int, str]]:
+    """Sequence and hash of the last record; (0, "") when there is none."""
+    last = yield from sequence("audit")
+    rows = yield Call(sql.AUDIT_HASH, {"sequence": last})
+    return (last, str(rows[0][0])) if rows else (0, "")
+
+
 def audits(after: int, limit: int) -> Steps[Sequence[StoredAudit]]:
     """Oldest first."""
     rows = yield Call(sql.AUDITS_AFTER, {"after": after, "limit": limit})

@@ -130,6 +130,10 @@ class SqlStore:
         """Oldest first, above sequence `after`."""
         return await self.database.read(reading.audits(after, limit))
 
+    async def audit_head(self) -> tuple[int, str]:
+        """Sequence and hash of the last audit record; (0, "") when there is none."""
+        return await self.database.read(reading.audit_head())
+
     async def backup(self, path: str) -> None:
         """A consistent copy into a file, while running."""
         await self.database.export(path)
