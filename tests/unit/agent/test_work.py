@@ -184,6 +184,21 @@ async def test_it_creates_upgrades_and_acknowledges_each_by_digest() -> None:
         assert bench.standing.acknowledged.epoch == bench.epoch
 
 
+async def test_what_is_well_is_looked_at_less_often_than_what_is_not() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    well_s = await bench.worker.turn()
+
+    bench.engine.faults.bad_layers = frozenset({"web"})
+    bench.assign(OLD, greeting="ahoy")
+    await bench.settle()
+    unwell_s = await bench.worker.turn()
+
+    assert bench.reasons["LayersReady"] == "LayerNotReady"
+    assert (well_s, unwell_s) == (30.0, bench.worker.idle_s)
+
+
 async def test_variables_and_sealed_secrets_are_expanded_on_the_host_only() -> None:
     bench = Bench()
     bench.assign(OLD, greeting="ahoy", secret="hunter2")
