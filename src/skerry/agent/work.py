@@ -31,6 +31,9 @@ from skerry.plan.steps import Operation
 log = structlog.get_logger("skerry.agent.work")
 
 _IDLE_S = 10.0
+# A look at a cluster costs about a second of CPU, the cluster's own included. What is well is
+# looked at less often; a new assignment wakes the worker at once all the same.
+_STEADY_S = 30.0
 _STEP_LIMIT_S = 1800.0
 
 
@@ -146,8 +149,8 @@ class Worker:
             self._show(observed, conditions=(_reconciled(known or refused), *health), mark=None)
             return self.idle_s
         if plan is None:
-            await self._settled(desired, observed)
-            return self.idle_s
+            healthy = await self._settled(desired, observed)
+            return max(self.idle_s, _STEADY_S) if healthy else self.idle_s
         left_s = self._next_try - self.clock.monotonic()
         if self._stopped is not None and left_s > 0:
             # The last try of this plan stopped: do not hammer, but see when its cause is gone.
@@ -171,8 +174,8 @@ class Worker:
         await self._carry_out(entry)
         return 0.0
 
-    async def _settled(self, desired: DesiredHost, observed: KubeObserved) -> None:
-        """Nothing left to do: acknowledge what is healthy."""
+    async def _settled(self, desired: DesiredHost, observed: KubeObserved) -> bool:
+        """Nothing left to do: acknowledge what is healthy; whether it is."""
         self._stopped, self._tries, self._repeats = None, 0, 0
         # It did what it should: the same operation later (certificates, say) is no repetition.
         self._last_done = None
@@ -182,6 +185,7 @@ class Worker:
             self.journal.save_last_good(desired.cluster)
         mark = DesiredMark(epoch=desired.epoch, digest=desired.digest) if healthy else None
         self._show(observed, conditions=(_reconciled(None), *health), mark=mark)
+        return healthy
 
     async def _health(self, cluster: DesiredCluster | None) -> tuple[Condition, ...]:
         if cluster is None:

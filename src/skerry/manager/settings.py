@@ -33,6 +33,7 @@ class Settings:
     flush_s: float = 30.0
     reconcile_s: float = 15.0
     audit_head_s: float = 300.0
+    full_pass_s: float = 300.0
     force_wait_s: int = 60
     token_hours: int = 24
     session_hours: int = 12

@@ -75,7 +75,7 @@ def test_what_is_not_checked_is_named_by_kind() -> None:
     assert told == [
         "cosign (keyless): kubeadm, kubelet, kubectl, kubernetes-sbom, all images",
         "GitHub attestation: containerd",
-        "OpenPGP: runc",
+        "OpenPGP: runc, helm",
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, and_, exists, func, or_, select, tuple_
@@ -85,6 +86,9 @@ def values(space: str, now: datetime) -> Steps[dict[str, bytes]]:
 
 # -- list --------------------------------------------------------------------------------------
 
+# The same few lists are asked for again and again, and building one takes longer than running it.
+_PREPARED = 128
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -106,16 +110,24 @@ class _Plan:
 
 def page(query: Query) -> Steps[Page]:
     """Raises SkerryError for an unknown kind or field, a bad selector or a bad `after`."""
-    plan = _plan(query)
     limit = min(max(query.limit, 0), MAX_LIMIT)
     start = _position(query.after)
+    prepared = _prepare(
+        query.kind,
+        query.project,
+        query.labels,
+        tuple(query.fields.items()),
+        query.search,
+        start,
+        limit,
+    )
+    plan = prepared.plan
     revision = yield from sequence("revision")
     if plan.scans:
         items, more, total = yield from _scan(query.kind, plan, start, limit)
     else:
-        count = select(func.count()).select_from(OBJECTS).where(*plan.where)
-        total = (yield Call(Statement(count)))[0][0]
-        rows = (yield _fetch(plan, start, limit + 1)) if limit else ()
+        total = (yield prepared.count)[0][0]
+        rows = (yield prepared.fetch) if limit else ()
         items = [decode(query.kind, body) for _project, _name, body in rows[:limit]]
         more = len(rows) > limit
     after = f"{items[-1].project}/{items[-1].name}" if more and items else ""
@@ -152,30 +164,60 @@ def _fetch(plan: _Plan, after: tuple[str, str] | None, limit: int) -> Call:
     return Call(Statement(statement.order_by(_o.project, _o.name).limit(limit)))
 
 
-def _plan(query: Query) -> _Plan:
-    kind_of(query.kind)
-    where: list[ColumnElement[bool]] = [_o.kind == query.kind]
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A plan with its two questions; their text is made once, with the first answer."""
+
+    plan: _Plan
+    count: Call
+    fetch: Call
+
+
+@lru_cache(maxsize=_PREPARED)
+def _prepare(
+    kind: str,
+    project: str | None,
+    labels: str,
+    fields: tuple[tuple[str, str], ...],
+    search: str,
+    start: tuple[str, str] | None,
+    limit: int,
+) -> _Prepared:
+    plan = _plan(kind, project, labels, fields, search)
+    count = select(func.count()).select_from(OBJECTS).where(*plan.where)
+    return _Prepared(plan, Call(Statement(count)), _fetch(plan, start, limit + 1))
+
+
+def _plan(
+    kind: str,
+    project: str | None,
+    labels: str,
+    wanted_fields: tuple[tuple[str, str], ...],
+    search: str,
+) -> _Plan:
+    kind_of(kind)
+    where: list[ColumnElement[bool]] = [_o.kind == kind]
     fields = []
     requirements = []
-    if query.project is not None:
-        where.append(_o.project == query.project)
-    for requirement in parse_selector(query.labels).requirements:
+    if project is not None:
+        where.append(_o.project == project)
+    for requirement in parse_selector(labels).requirements:
         if requirement.operator in (Operator.GREATER, Operator.LESS):
-            where.append(_has_term(query.kind, LABEL + requirement.key))
+            where.append(_has_term(kind, LABEL + requirement.key))
             requirements.append(requirement)
         else:
-            where.append(_label_condition(query.kind, requirement))
-    for path, wanted in query.fields.items():
+            where.append(_label_condition(kind, requirement))
+    for path, wanted in wanted_fields:
         if path in _COLUMNS:
             where.append(_COLUMNS[path] == wanted)
             continue
-        field = find_field(query.kind, path)
-        if path in INDEXED.get(query.kind, ()):
-            where.append(_has_term(query.kind, path, (wanted,)))
+        field = find_field(kind, path)
+        if path in INDEXED.get(kind, ()):
+            where.append(_has_term(kind, path, (wanted,)))
         else:
             fields.append((field, wanted))
-    if query.search:
-        where.append(_found_by(query.search))
+    if search:
+        where.append(_found_by(search))
     return _Plan(tuple(where), tuple(fields), tuple(requirements))
 
 

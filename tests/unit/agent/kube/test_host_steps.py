@@ -339,6 +339,22 @@ async def test_a_kubelet_that_starts_again_and_again_does_not_pass(host) -> None
     assert caught.value.reason == "KubeletNotReady"
 
 
+async def test_a_look_at_the_node_without_settling_asks_the_api_once(host) -> None:
+    host.remember()
+    node = {
+        "status": {
+            "nodeInfo": {"kubeletVersion": "v1.36.3"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+    host.runner.answer(f"{places.LINKS}/kubectl", stdout=json.dumps(node))
+
+    await gate.node(host.doors, version="1.36.3", limit_s=0, settle_s=0)
+
+    asked = [argv for argv in host.runner.calls if "node" in argv]
+    assert len(asked) == 1
+
+
 async def test_reset_removes_what_the_cluster_made_and_leaves_the_rest(host) -> None:
     kept = {"/etc/hosts": b"hosts", "/var/lib/skerry/identity/host.key": b"key"}
     for path, data in kept.items():
