@@ -301,6 +301,11 @@ def _line(condition: Condition) -> str:
     return f"{title}: {condition.message}" if condition.message else title
 
 
+def usage(row: Reason) -> str:
+    """The next action as a usage line, with what is to be filled in as capitals."""
+    return _fill(row.action, {})
+
+
 class _Facts(dict[str, str]):
     def __missing__(self, key: str) -> str:
         return key.upper()
@@ -322,7 +327,7 @@ def reference_page() -> str:
         "",
     ]
     for row in sorted(REASONS.values(), key=lambda item: item.rank):
-        action = _fill(row.action, {})
+        action = usage(row)
         lines += [f"## {row.name}", "", f"{row.title} ({row.severity.value}). {row.cause}", ""]
         lines += [f"Next: `{action}`", ""]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from skerry.lib.errors import SkerryError
 from skerry.manager.services.centre import Centre
 from skerry.manager.store.protocol import Query
 from skerry.model.kinds import ClusterPhase, HostPhase
+from skerry.model.standing import Standing
 
 
 def health_routes(centre: Centre) -> list[BaseRoute]:
@@ -50,6 +51,9 @@ class _Figures:
         self._centre = centre
         self._registry = prom.CollectorRegistry()
         self._hosts = self._gauge("skerry_hosts", "Hosts by phase", ["phase"])
+        self._standings = self._gauge(
+            "skerry_hosts_standing", "Hosts by how they stand, each counted once", ["standing"]
+        )
         self._clusters = self._gauge("skerry_clusters", "Clusters by phase", ["phase"])
         self._revision = self._gauge("skerry_store_revision", "Number of the last change", [])
         self._quiet = self._gauge("skerry_hosts_contacted", "Hosts that ever called", [])
@@ -61,12 +65,15 @@ class _Figures:
 
     async def serve(self, request: Request) -> Response:
         store = self._centre.store
+        hosts = await store.tally(Query("Host"), "status.phase")
         for phase in HostPhase:
-            page = await store.list(Query("Host", fields={"status.phase": phase.value}, limit=1))
-            self._hosts.labels(phase.value).set(page.total)
+            self._hosts.labels(phase.value).set(hosts.get(phase.value, 0))
+        standings = await store.tally(Query("Host"), "standing")
+        for word in Standing:
+            self._standings.labels(word.value).set(standings.get(word.value, 0))
+        clusters = await store.tally(Query("Cluster"), "status.phase")
         for stage in ClusterPhase:
-            page = await store.list(Query("Cluster", fields={"status.phase": stage.value}, limit=1))
-            self._clusters.labels(stage.value).set(page.total)
+            self._clusters.labels(stage.value).set(clusters.get(stage.value, 0))
         self._revision.set(await store.revision())
         self._quiet.set(len(self._centre.live.contacts))
         return Response(prom.generate_latest(self._registry), media_type=prom.CONTENT_TYPE_LATEST)

@@ -13,6 +13,7 @@ import msgspec
 
 from skerry.lib import pki
 from skerry.lib.digest import sha256
+from skerry.manager.auth.decide import allowed
 from skerry.manager.services.centre import (
     CONTACTS,
     Caller,
@@ -25,7 +26,15 @@ from skerry.manager.services.centre import (
 from skerry.manager.services.clusters import MARK, cluster_of
 from skerry.manager.services.draft import Draft, Ending
 from skerry.manager.services.present import shown
-from skerry.manager.store.protocol import AnyResource, Conflict, Put, SetValue, Take, WriteSet
+from skerry.manager.store.protocol import (
+    AnyResource,
+    Conflict,
+    NotFound,
+    Put,
+    SetValue,
+    Take,
+    WriteSet,
+)
 from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus
 from skerry.model.meta import Condition, Record
 from skerry.model.problems import DocumentInvalid, Problem
@@ -70,6 +79,26 @@ async def find_rekey(centre: Centre, uid: str) -> Rekey | None:
     """The new key that waits for this host."""
     data = await centre.store.value(REKEYS, uid)
     return msgspec.json.decode(data, type=Rekey) if data else None
+
+
+async def waiting_rekeys(
+    centre: Centre, caller: Caller, project: str | None
+) -> list[tuple[AnyResource, Rekey]]:
+    """Known machines with a new key that nobody has decided about, as far as the caller may see
+    them. They are few, so they are found by their keys and not among all hosts."""
+    found: list[tuple[AnyResource, Rekey]] = []
+    for uid, data in (await centre.store.values(REKEYS)).items():
+        rekey = msgspec.json.decode(data, type=Rekey)
+        if rekey.denied:
+            continue
+        try:
+            host = await centre.store.get_by_uid("Host", uid)
+        except NotFound:
+            continue
+        seen = allowed(caller.principal, "list", "Host", host.project)
+        if seen and project in (None, host.project):
+            found.append((await shown(centre, host), rekey))
+    return sorted(found, key=lambda item: (item[0].project, item[0].name))
 
 
 def with_condition(status: HostStatus, condition: Condition) -> HostStatus:

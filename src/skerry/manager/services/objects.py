@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -79,24 +79,26 @@ async def get(centre: Centre, caller: Caller, kind: Kind, project: str, name: st
 
 async def list_objects(centre: Centre, caller: Caller, query: Query) -> Page:
     """Objects that the caller may see; without a project, those of all projects they may see."""
+    page = await centre.store.list(_permitted(caller, query))
+    items = [await present.shown(centre, item) for item in page.items]
+    return Page(tuple(items), page.after, page.revision, page.total)
+
+
+async def tally(centre: Centre, caller: Caller, query: Query, path: str) -> dict[str, int]:
+    """How many objects that the caller may see have which value of an indexed field."""
+    return await centre.store.tally(_permitted(caller, query), path)
+
+
+def _permitted(caller: Caller, query: Query) -> Query:
+    """The query within what the caller may list. Raises NotPermitted."""
     if query.project is None and KINDS[query.kind].scope is Scope.PROJECT:
         projects = readable_projects(caller.principal, "list", query.kind)
         if projects is not None:
             if len(projects) != 1:
                 require(caller, "list", query.kind, "")
-            query = Query(
-                kind=query.kind,
-                project=projects[0],
-                labels=query.labels,
-                fields=query.fields,
-                search=query.search,
-                limit=query.limit,
-                after=query.after,
-            )
+            query = replace(query, project=projects[0])
     require(caller, "list", query.kind, query.project or "")
-    page = await centre.store.list(query)
-    items = [await present.shown(centre, item) for item in page.items]
-    return Page(tuple(items), page.after, page.revision, page.total)
+    return query
 
 
 async def watch(

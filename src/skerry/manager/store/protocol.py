@@ -191,6 +191,10 @@ class Store(Protocol):
 
     async def list(self, query: Query) -> Page: ...
 
+    async def tally(self, query: Query, path: str) -> dict[str, int]:
+        """How many objects of a query have which value of an indexed field."""
+        ...
+
     async def commit(self, writes: WriteSet) -> Committed:
         """Durable when it returns. Raises Conflict, NotFound, LimitReached."""
         ...

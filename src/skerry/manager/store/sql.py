@@ -84,6 +84,10 @@ class SqlStore:
         """Raises SkerryError for an unknown kind or field and for a bad selector."""
         return await self.database.read(reading.page(query))
 
+    async def tally(self, query: Query, path: str) -> dict[str, int]:
+        """Raises SkerryError for a field that is not indexed."""
+        return await self.database.read(reading.tally(query, path))
+
     async def commit(self, writes: WriteSet) -> Committed:
         """Durable when it returns. Raises Conflict, NotFound, LimitReached."""
         try:
