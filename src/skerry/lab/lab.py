@@ -61,7 +61,10 @@ def find_hosts(
     base = base_dir or Registry(clock).base_dir(run)
     folder = base.absolute() / run if base is not None else None
     if folder is None or not (folder / "lab.json").exists():
-        raise LabError(f"there is no lab run {run}", hint="start it first")
+        raise LabError(
+            f"there is no lab run {run}",
+            hint="a real host needs root: './dev up' without --simulated starts one",
+        )
     found = {}
     for name, address in json.loads((folder / "lab.json").read_text())["addresses"].items():
         place = folder / "hosts" / name

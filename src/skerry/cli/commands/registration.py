@@ -30,7 +30,14 @@ def token() -> None:
 @click.option("--auto-approve", is_flag=True, help="Hosts come in without a person's approval.")
 @click.option("--network", "networks", multiple=True, metavar="CIDR", help="Only from there.")
 @click.option("--proxy", default="", metavar="URL", help="Their HTTP proxy on the way here.")
-@click.option("-o", "--output", type=click.Choice(["line", "secret", "json"]), default="line")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["line", "secret", "json"]),
+    default="line",
+    show_default=True,
+    help="How to show it.",
+)
 @project_option
 @runs
 async def token_create(
