@@ -214,7 +214,14 @@ async def backup_restore(data: Path, store: str, file: Path) -> None:
 
 
 @backup.command("status")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to show it.",
+)
 @runs
 async def backup_status(output: str) -> None:
     """Show whether the manager was restored, and what its hosts said since.

@@ -344,6 +344,13 @@ def changes(kinds: Sequence[str], since: int, limit: int = 500) -> Steps[Batch]:
     return Batch(found, upto=found[-1].revision if len(found) == limit else revision)
 
 
+def at_revision(kind: str, project: str, name: str, revision: int) -> Steps[AnyResource | None]:
+    """The object as it was written at this revision; None when that is not kept, or not its own."""
+    values = {"revision": revision, "kind": kind, "project": project, "name": name}
+    rows = yield Call(sql.CHANGE, values)
+    return decode(kind, rows[0][0]) if rows else None
+
+
 def events(
     kind: str, project: str, name: str, limit: int, after: int
 ) -> Steps[Sequence[StoredEvent]]:
