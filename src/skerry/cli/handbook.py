@@ -5,6 +5,7 @@ python -m skerry.cli.handbook docs/reference   writes them; a test compares.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import pkgutil
@@ -123,7 +124,32 @@ def cli_page() -> str:
     return reference(cli)
 
 
+def agent_page() -> str:
+    """The commands on a host."""
+    from skerry.agent.main import parser
+
+    root = parser()
+    parts = ["# Commands of `skerry-agent`\n", _MADE]
+    parts.append("They run on the host, as root. `skerry-agent status` is where to begin.\n")
+    # argparse has no public way to ask what a parser takes.
+    for action in root._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            continue
+        texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
+        for name, command in action.choices.items():
+            rows = [
+                (f"`{' '.join(item.option_strings) or item.dest}`", item.help or "")
+                for item in command._actions
+                if not isinstance(item, argparse._HelpAction)
+            ]
+            parts += [f"## `skerry-agent {name}`\n", texts[name].capitalize() + ".\n"]
+            if rows:
+                parts += [_table(("argument", ""), rows), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "agent.md": agent_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
     "kinds.md": kinds_page,

@@ -18,7 +18,7 @@ RegistrationTokenSpec.expiresAt | When it ends; without one, after `token_hours`
 RegistrationTokenSpec.maximumUses | How many hosts may register with it.
 RegistrationTokenSpec.autoApprove | Its hosts come in without a person's approval.
 RegistrationTokenSpec.allowedNetworks | Hosts may register from these networks only (CIDR).
-RegistrationTokenSpec.proxy | HTTP proxy of the site, through which its hosts reach the manager.
+RegistrationTokenSpec.proxy | HTTP proxy that its install line uses on the way to the manager.
 RegistrationTokenSpec.revoked | True ends the token at once.
 HostClaimSpec.hostId | Hardware id of the expected host.
 HostClaimSpec.serial | Serial number of the expected machine.

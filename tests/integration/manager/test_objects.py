@@ -9,6 +9,9 @@ import msgspec
 import pytest
 
 from skerry.lib.digest import sha256
+from skerry.manager.store.protocol import Put, WriteSet
+from skerry.model.kinds import EmptyStatus
+from skerry.model.meta import Condition
 
 from .conftest import Manager, cluster_spec, path_of, problems_of, profile_spec, running
 
@@ -330,6 +333,34 @@ async def test_apply_over_another_change_is_refused_with_the_difference(manager:
     assert answer.status_code == 409
     assert answer.json()["changes"] == [{"path": "spec.address", "before": "C", "after": "B"}]
     assert back.status_code == 409, "the revision inside the document counts too"
+
+
+async def test_what_programs_wrote_since_is_nobody_s_conflict(manager: Manager) -> None:
+    first = await manager.apply("Site", "sites", "north", {"address": "A"})
+    store = manager.centre.store
+    for turn in range(3):
+        site = await store.get("Site", "default", "north")
+        seen = Condition(type="Ready", status="True", reason="Ready", message=str(turn))
+        worked = msgspec.structs.replace(site, status=EmptyStatus(conditions=(seen,)))
+        await store.commit(WriteSet(puts=(Put(worked, site.metadata.revision),)))
+
+    mine = {**first, "spec": {"address": "C"}}
+    answer = await put(manager, "sites", "north", mine)
+    again = await put(manager, "sites", "north", {**first, "spec": {"address": "D"}})
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"]["conditions"][0]["message"] == "2", "the status stays"
+    assert again.status_code == 409, "but what a person wrote since is one"
+
+
+async def test_a_revision_of_a_deleted_namesake_conflicts(manager: Manager) -> None:
+    first = await manager.apply("Site", "sites", "north", {"address": "A"})
+    assert (await manager.admin.delete(path_of("sites", "north"))).status_code in (200, 204)
+    await manager.apply("Site", "sites", "north", {"address": "A"})
+
+    answer = await put(manager, "sites", "north", {**first, "spec": {"address": "C"}})
+
+    assert answer.status_code == 409
 
 
 async def test_create_of_what_exists_conflicts(manager: Manager) -> None:

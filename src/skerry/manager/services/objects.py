@@ -134,7 +134,7 @@ async def apply(
     for _ in range(_TRIES):
         old = await _current(centre, wanted)
         require(caller, "update" if old else "create", wanted.kind, wanted.project)
-        _compare(old, wanted, seen)
+        await _compare(centre, old, wanted, seen)
         draft = await _draft(centre, caller, old, wanted)
         result = _result(old, draft)
         if dry_run or (old is not None and not result.changes and not draft.writes):
@@ -291,12 +291,23 @@ async def _current(centre: Centre, wanted: AnyResource) -> AnyResource | None:
         return None
 
 
-def _compare(old: AnyResource | None, wanted: AnyResource, seen: int | None) -> None:
+async def _compare(
+    centre: Centre, old: AnyResource | None, wanted: AnyResource, seen: int | None
+) -> None:
+    """Raises ChangedMeanwhile when people changed the object since revision `seen`.
+
+    What programs write (the status) moves the revision too, and is nobody's conflict: an object
+    that is being worked on could otherwise hardly be changed.
+    """
     there = old.metadata.revision if old else 0
     if seen is None or seen == there:
         return
     if old is None:
         raise NotFound(f"no {wanted.kind} {wanted.name}", hint="apply without a revision")
+    then = await centre.store.at_revision(old.kind, old.project, old.name, seen)
+    same = then if then is not None and then.uid == old.uid else None
+    if same is not None and present.document(same) == present.document(old):
+        return
     raise ChangedMeanwhile(
         f"{wanted.kind} {wanted.name} has revision {there}, you changed revision {seen}",
         differences(present.document(wanted), present.document(old)),

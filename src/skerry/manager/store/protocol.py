@@ -189,6 +189,12 @@ class Store(Protocol):
         """Raises NotFound."""
         ...
 
+    async def at_revision(
+        self, kind: str, project: str, name: str, revision: int
+    ) -> AnyResource | None:
+        """The object as it was written at this revision, or None when that is not kept."""
+        ...
+
     async def list(self, query: Query) -> Page: ...
 
     async def tally(self, query: Query, path: str) -> dict[str, int]:

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, String, and_, exists, func, or_, select, tuple_
 from sqlalchemy import literal as literal_
 
 from skerry.lib.errors import SkerryError
@@ -91,23 +91,6 @@ _PREPARED = 128
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a query selects, as something that can be remembered."""
-
-    kind: str
-    project: str | None
-    labels: str
-    fields: tuple[tuple[str, str], ...]
-    search: str
-
-
-def _asked(query: Query) -> _Asked:
-    return _Asked(
-        query.kind, query.project, query.labels, tuple(query.fields.items()), query.search
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class _Plan:
     """What SQL decides (`where`) and what is left to decoding."""
 
@@ -129,7 +112,15 @@ def page(query: Query) -> Steps[Page]:
     """Raises SkerryError for an unknown kind or field, a bad selector or a bad `after`."""
     limit = min(max(query.limit, 0), MAX_LIMIT)
     start = _position(query.after)
-    prepared = _prepare(_asked(query), start, limit)
+    prepared = _prepare(
+        query.kind,
+        query.project,
+        query.labels,
+        tuple(query.fields.items()),
+        query.search,
+        start,
+        limit,
+    )
     plan = prepared.plan
     revision = yield from sequence("revision")
     if plan.scans:
@@ -146,45 +137,35 @@ def page(query: Query) -> Steps[Page]:
 def tally(query: Query, path: str) -> Steps[dict[str, int]]:
     """How many objects of a query have which value of an indexed field; `limit` and `after` do not
     matter. Raises SkerryError for what terms cannot answer."""
-    plan = _plan(_asked(query))
-    if plan.scans or not is_indexed(query.kind, path):
-        raise SkerryError(f"{query.kind} cannot be counted by {path!r} here")
-    where = [_t.kind == query.kind, _t.path == path]
-    if query.project is not None:
-        where.append(_t.project == query.project)
-    if query.labels or query.fields or query.search:
-        chosen = select(_o.project, _o.name).where(*plan.where)
-        where.append(tuple_(_t.project, _t.name).in_(chosen))
-    rows = yield Call(Statement(select(_t.value, func.count()).where(*where).group_by(_t.value)))
+    fields = tuple(query.fields.items())
+    rows = yield _prepare_tally(query.kind, query.project, query.labels, fields, query.search, path)
     return {str(value): int(count) for value, count in rows}
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A plan with its two questions; their text is made once, with the first answer."""
-
-    plan: _Plan
-    count: Call
-    fetch: Call
-
-
 @lru_cache(maxsize=_PREPARED)
-def _prepare(asked: _Asked, start: tuple[str, str] | None, limit: int) -> _Prepared:
-    plan = _plan(asked)
-    count = Call(Statement(_count(asked, plan)))
-    return _Prepared(plan, count, _fetch(plan, start, limit + 1))
+def _prepare_tally(
+    kind: str,
+    project: str | None,
+    labels: str,
+    fields: tuple[tuple[str, str], ...],
+    search: str,
+    path: str,
+) -> Call:
+    plan = _plan(kind, project, labels, fields, search)
+    if plan.scans or not is_indexed(kind, path):
+        raise SkerryError(f"{kind} cannot be counted by {path!r} here")
+    where = _terms_of(kind, project, path)
+    if labels or fields or search:
+        chosen = select(_o.project, _o.name).where(*plan.where)
+        where.append(tuple_(_t.project, _t.name).in_(chosen))
+    return Call(Statement(select(_t.value, func.count()).where(*where).group_by(_t.value)))
 
 
-def _count(asked: _Asked, plan: _Plan) -> Select[int]:
-    """How many match. One indexed field alone is counted in the index of terms, without objects."""
-    paths = [path for path, _ in asked.fields]
-    if len(paths) == 1 and is_indexed(asked.kind, paths[0]) and not (asked.labels or asked.search):
-        wanted = term_value(asked.fields[0][1])
-        where = [_t.kind == asked.kind, _t.path == paths[0], _t.value == wanted]
-        if asked.project is not None:
-            where.append(_t.project == asked.project)
-        return select(func.count()).select_from(TERMS).where(*where)
-    return select(func.count()).select_from(OBJECTS).where(*plan.where)
+def _terms_of(kind: str, project: str | None, path: str) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = [_t.kind == kind, _t.path == path]
+    if project is not None:
+        where.append(_t.project == project)
+    return where
 
 
 def _scan(
@@ -217,29 +198,64 @@ def _fetch(plan: _Plan, after: tuple[str, str] | None, limit: int) -> Call:
     return Call(Statement(statement.order_by(_o.project, _o.name).limit(limit)))
 
 
-def _plan(asked: _Asked) -> _Plan:
-    kind_of(asked.kind)
-    where: list[ColumnElement[bool]] = [_o.kind == asked.kind]
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A plan with its two questions; their text is made once, with the first answer."""
+
+    plan: _Plan
+    count: Call
+    fetch: Call
+
+
+@lru_cache(maxsize=_PREPARED)
+def _prepare(
+    kind: str,
+    project: str | None,
+    labels: str,
+    fields: tuple[tuple[str, str], ...],
+    search: str,
+    start: tuple[str, str] | None,
+    limit: int,
+) -> _Prepared:
+    plan = _plan(kind, project, labels, fields, search)
+    count = select(func.count()).select_from(OBJECTS).where(*plan.where)
+    if len(fields) == 1 and is_indexed(kind, fields[0][0]) and not labels and not search:
+        # One indexed field alone is counted in the index of terms, without its objects.
+        path, value = fields[0]
+        alone = [*_terms_of(kind, project, path), _t.value == term_value(value)]
+        count = select(func.count()).select_from(TERMS).where(*alone)
+    return _Prepared(plan, Call(Statement(count)), _fetch(plan, start, limit + 1))
+
+
+def _plan(
+    kind: str,
+    project: str | None,
+    labels: str,
+    wanted_fields: tuple[tuple[str, str], ...],
+    search: str,
+) -> _Plan:
+    kind_of(kind)
+    where: list[ColumnElement[bool]] = [_o.kind == kind]
     fields = []
     requirements = []
-    if asked.project is not None:
-        where.append(_o.project == asked.project)
-    for requirement in parse_selector(asked.labels).requirements:
+    if project is not None:
+        where.append(_o.project == project)
+    for requirement in parse_selector(labels).requirements:
         if requirement.operator in (Operator.GREATER, Operator.LESS):
-            where.append(_has_term(asked.kind, LABEL + requirement.key))
+            where.append(_has_term(kind, LABEL + requirement.key))
             requirements.append(requirement)
         else:
-            where.append(_label_condition(asked.kind, requirement))
-    for path, wanted in asked.fields:
+            where.append(_label_condition(kind, requirement))
+    for path, wanted in wanted_fields:
         if path in _COLUMNS:
             where.append(_COLUMNS[path] == wanted)
             continue
-        if is_indexed(asked.kind, path):
-            where.append(_has_term(asked.kind, path, (wanted,)))
+        if is_indexed(kind, path):
+            where.append(_has_term(kind, path, (wanted,)))
         else:
-            fields.append((find_field(asked.kind, path), wanted))
-    if asked.search:
-        where.append(_found_by(asked.search))
+            fields.append((find_field(kind, path), wanted))
+    if search:
+        where.append(_found_by(search))
     return _Plan(tuple(where), tuple(fields), tuple(requirements))
 
 
@@ -326,6 +342,13 @@ def changes(kinds: Sequence[str], since: int, limit: int = 500) -> Steps[Batch]:
         for number, kind, deleted, body in rows
     )
     return Batch(found, upto=found[-1].revision if len(found) == limit else revision)
+
+
+def at_revision(kind: str, project: str, name: str, revision: int) -> Steps[AnyResource | None]:
+    """The object as it was written at this revision; None when that is not kept, or not its own."""
+    values = {"revision": revision, "kind": kind, "project": project, "name": name}
+    rows = yield Call(sql.CHANGE, values)
+    return decode(kind, rows[0][0]) if rows else None
 
 
 def events(

@@ -80,6 +80,12 @@ class SqlStore:
         """Raises NotFound."""
         return await self.database.read(reading.get_by_uid(kind, uid))
 
+    async def at_revision(
+        self, kind: str, project: str, name: str, revision: int
+    ) -> AnyResource | None:
+        """None when that change is not kept."""
+        return await self.database.read(reading.at_revision(kind, project, name, revision))
+
     async def list(self, query: Query) -> Page:
         """Raises SkerryError for an unknown kind or field and for a bad selector."""
         return await self.database.read(reading.page(query))
