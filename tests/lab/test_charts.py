@@ -346,8 +346,8 @@ async def a_broken_image_is_one_cause(quay: Quay) -> None:
         why = await quay.why()
         text = json.dumps(why)
         assert "kiosk" in text, text
-        assert "ErrImageNeverPull of image skerry.dev/no/such:1" in text, text
-        return why["reason"] == "LayerNotReady" and bool(why["nextAction"])
+        assert "image skerry.dev/no/such:1 is not on this host" in text, text
+        return why["reason"] == "ImagePullFailed" and bool(why["nextAction"])
 
     await until("the cause", told, limit_s=90)
 
