@@ -18,15 +18,18 @@ import httpx2
 import pytest
 
 from skerry.builder.agent import build_agent
+from skerry.builder.archives import build_images
 from skerry.builder.cache import Cache, default_cache
 from skerry.builder.charts import build_chart
 from skerry.builder.example import build_example
 from skerry.builder.gomodules import machine_architecture
+from skerry.builder.layout import BuiltArtifact
 from skerry.builder.release import build_release
 from skerry.client.api import Api
 from skerry.lab import ContainerHost, Lab, content, deviations, onboarding
 from skerry.lab.inprocess import Running, running_manager
 from skerry.lib.errors import SkerryError
+from skerry.lib.oci import Layout
 from skerry.lib.proc import SystemRunner
 from skerry.manager.settings import Settings
 from skerry.model.kinds import KINDS
@@ -114,7 +117,7 @@ LAYER = {
     "type": "addon",
     "namespace": "kiosk",
     "chart": "kiosk-1-0-0",
-    "artifacts": ["kiosk-1-0-0", "example-web-1-0"],
+    "artifacts": ["kiosk-1-0-0", "web-1-0"],
     "waitS": 15,
     "values": "greeting: '${{ greeting }} ${{ secret.kiosk.word }}'\n"
     "image: ${{ image }}\n"
@@ -218,10 +221,12 @@ async def quay(lab: Lab, lab_base: Path) -> AsyncIterator[Quay]:
             (folder / "kiosk" / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / "kiosk" / path).write_text(text)
         async with running_manager(settings, folder / "key") as running:
+            example = await build_example("1.0", cache=cache, runner=runner)
+            own = Cache(folder / "cache")
             built = [
                 await build_release(RELEASE, cache=cache, runner=runner, env=os.environ),
-                await build_example("1.0", cache=cache, runner=runner),
-                build_chart(folder / "kiosk", cache=Cache(folder / "cache")),
+                build_images([archive_of(example)], cache=own, architecture=machine_architecture()),
+                build_chart(folder / "kiosk", cache=own),
             ]
             key = onboarding.release_key(Path(running.info.data))
             await onboarding.push_artifacts(running.api, built, key=key)
@@ -229,6 +234,13 @@ async def quay(lab: Lab, lab_base: Path) -> AsyncIterator[Quay]:
             await onboarding.install_agent(host, str(token["install"]))
             await onboarding.wait_for_host(running.api, HOST, limit_s=60)
             yield Quay(host, running, dict(deviations(lab.facts)))
+
+
+def archive_of(example: BuiltArtifact) -> Path:
+    """The example's image as somebody's archive: an OCI layout tar, packed with gzip."""
+    layout = Layout.open(example.path)
+    _, manifest = layout.only_manifest()
+    return layout.blob_path(manifest.layers[0].digest)
 
 
 async def until(what: str, check: Any, *, limit_s: float) -> None:
@@ -334,8 +346,8 @@ async def a_broken_image_is_one_cause(quay: Quay) -> None:
         why = await quay.why()
         text = json.dumps(why)
         assert "kiosk" in text, text
-        assert "ErrImageNeverPull of image skerry.dev/no/such:1" in text, text
-        return why["reason"] == "LayerNotReady" and bool(why["nextAction"])
+        assert "image skerry.dev/no/such:1 is not on this host" in text, text
+        return why["reason"] == "ImagePullFailed" and bool(why["nextAction"])
 
     await until("the cause", told, limit_s=90)
 

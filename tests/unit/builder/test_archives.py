@@ -11,13 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from skerry.agent.content import ContentStore
+from skerry.agent.kube import places
+from skerry.agent.kube.images import import_artifact
+from skerry.agent.kube.record import Doors
 from skerry.builder.archives import ArchiveInvalid, build_images, full_name
 from skerry.builder.cache import Cache
 from skerry.builder.images import NAME_KEY
 from skerry.builder.layout import BuiltArtifact
+from skerry.lib.clock import ManualClock
 from skerry.lib.digest import canonical_json, sha256
+from skerry.lib.files import DiskRoot
 from skerry.lib.oci import Layout
+from skerry.lib.proc import FakeRunner
 from skerry.model import release as model
+from skerry.model.artifact import ArtifactRef
 
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
@@ -159,6 +167,42 @@ def test_a_docker_archive_becomes_an_artifact_under_the_images_full_name(tmp_pat
     assert layers == image.layers
     assert manifest["config"]["digest"] == sha256(image.config)
     assert Layout.open(built.path).verify() == built.size_bytes
+
+
+@pytest.mark.anyio
+async def test_the_agent_imports_and_pins_what_was_built(tmp_path: Path) -> None:
+    image = Image()
+    built = build(tmp_path, write(tmp_path / "x.tar", docker_files(image, "harbour/web:1.4")))
+    root = DiskRoot(str(tmp_path / "host"))
+    content, seen = ContentStore(root, None), []
+    layout = Layout.open(built.path)
+    pointer, manifest = layout.only_manifest()
+    for part in (pointer, *manifest.layers):
+        content.put(part.digest, layout.blob_path(part.digest).read_bytes())
+    runner = FakeRunner()
+    ctr = f"{places.LINKS}/ctr"
+    runner.answer_with(
+        ctr,
+        answer=lambda argv: seen.append(Path(argv[-1]).read_bytes()) if "import" in argv else None,
+    )
+    doors = Doors(runner=runner, root=root, clock=ManualClock(), content=content)
+    artifact = ArtifactRef(
+        name="web-1-4-amd64",
+        type=built.type,
+        version=built.version,
+        architecture=built.architecture,
+        digest=built.digest,
+        envelope_digest=built.digest,
+    )
+
+    await import_artifact(doors, artifact)
+
+    with tarfile.open(fileobj=io.BytesIO(seen[0])) as archive:
+        files = {x.name: archive.extractfile(x).read() for x in archive if x.isfile()}
+    assert parts(files)[0] == "docker.io/harbour/web:1.4"
+    labelled = [call for call in runner.calls if "label" in call]
+    assert labelled[0][-2:] == ("docker.io/harbour/web:1.4", "io.cri-containerd.pinned=pinned")
+    assert doors.record().content == {built.digest: ("docker.io/harbour/web:1.4",)}
 
 
 @pytest.mark.parametrize("pack", [True, False])

@@ -37,7 +37,7 @@ class ObjectRef(Record, frozen=True, kw_only=True):
 
 
 class Inventory(Record, frozen=True, kw_only=True):
-    """What was applied of a layer. `error` says why the last try failed.
+    """What was applied of a layer. `error` says why the last try failed, `reason` in one word.
 
     `digest` is empty while the layer is between two contents. `release` is the namespace of the
     layer's Helm release, empty when it has none; its `objects` are then those of the release,
@@ -52,6 +52,7 @@ class Inventory(Record, frozen=True, kw_only=True):
     release: str = ""
     loose: tuple[ObjectRef, ...] = ()
     error: str = ""
+    reason: str = ""
     failures: int = 0
     tried_at: datetime | None = None
     removing: bool = False

@@ -92,7 +92,7 @@ async def apply(doors: Doors, cluster: DesiredCluster, *, name: str, digest: str
             await _apply_manifests(doors, layer, started)
     except SkerryError as exc:
         told = hide(exc.message, cluster.hidden)
-        _failed(doors, old, told, digest=digest)
+        _failed(doors, old, told, reason=exc.reason, digest=digest)
 
 
 async def _apply_manifests(doors: Doors, layer: DesiredLayer, old: Inventory) -> None:
@@ -160,12 +160,25 @@ def _clean(
 ) -> Inventory:
     """The inventory of a try that has not failed so far."""
     return msgspec.structs.replace(
-        old, digest=digest, objects=objects, release=release, error="", failures=0, tried_at=None
+        old,
+        digest=digest,
+        objects=objects,
+        release=release,
+        error="",
+        reason="",
+        failures=0,
+        tried_at=None,
     )
 
 
 def _failed(
-    doors: Doors, old: Inventory, told: str, *, digest: str, removing: bool = False
+    doors: Doors,
+    old: Inventory,
+    told: str,
+    *,
+    reason: str,
+    digest: str,
+    removing: bool = False,
 ) -> None:
     kept = load(doors, old.name) or old
     again = old.digest == digest and bool(old.error)
@@ -176,6 +189,7 @@ def _failed(
             digest=digest,
             order=old.order,
             error=told[:_ERROR_CHARS],
+            reason=reason,
             failures=(old.failures if again else 0) + 1,
             tried_at=doors.clock.now(),
             removing=removing,
@@ -219,7 +233,8 @@ async def prune(doors: Doors, name: str) -> None:
         else:
             await _delete(doors, name, list(old.objects))
     except SkerryError as exc:
-        _failed(doors, old, f"cannot be removed: {exc.message}", digest="", removing=True)
+        told = f"cannot be removed: {exc.message}"
+        _failed(doors, old, told, reason=exc.reason, digest="", removing=True)
         return
     forget(doors, name)
 
@@ -253,6 +268,7 @@ async def _one(
             message=inventory.error,
             again=again,
             stuck=inventory.removing and not again,
+            reason=inventory.reason,
         )
     for ref in inventory.objects:
         if ref.kind not in WORKLOADS:

@@ -384,6 +384,7 @@ async def test_helms_own_words_are_told_and_the_layer_is_tried_again_later(host,
         "INSTALLATION FAILED: failed pre-install: 1 error occurred: * job x failed"
     )
     assert now["web"].digest == bad.digest
+    assert now["web"].reason == "LayerNotReady"
     assert (now["web"].again, later["web"].again) == (False, True)
     assert "good" in now
 
@@ -448,6 +449,7 @@ async def test_a_release_without_helm_is_refused_by_name(host, helm) -> None:
 
     assert "Kubernetes release 1.36.3 on this host has no helm" in only(host).error
     assert "build and push the release again" in only(host).error
+    assert only(host).reason == "LayerInvalid"
     # The former form of the layer still runs.
     assert only(host).objects == before
     assert deleted(host) == []
