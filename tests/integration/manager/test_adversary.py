@@ -175,6 +175,16 @@ async def test_a_key_of_an_unknown_kind_is_refused(manager: Manager) -> None:
     assert answer.status_code == 400
 
 
+async def test_a_channel_body_that_is_no_text_is_refused(manager: Manager) -> None:
+    device = await manager.ready_host("shop-1")
+    body = b'{"statusDigest":"\x80"}'
+    headers = device.headers("POST", messages.SYNC_PATH, body, host=device.uid)
+
+    answer = await device.http.post(messages.SYNC_PATH, content=body, headers=headers)
+
+    assert answer.status_code == 400
+
+
 async def test_labels_that_a_host_brings_are_few(manager: Manager) -> None:
     many = {f"l{number}": "x" for number in range(500)}
     device = manager.device("chatty")
