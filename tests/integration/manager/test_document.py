@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import schemathesis
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -68,10 +68,10 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     data = tmp_path_factory.mktemp("document")
-    settings = Settings(data=str(data), url=BASE, login_per_minute=6000, enrol_per_s=1000)
+    chosen = Settings(data=str(data), url=BASE, login_per_minute=6000, enrol_per_s=1000)
     with (
         start_blocking_portal("asyncio") as portal,
-        portal.wrap_async_context_manager(open_centre(settings, clock=ManualClock())) as centre,
+        portal.wrap_async_context_manager(open_centre(chosen, clock=ManualClock())) as centre,
     ):
 
         async def key() -> str:
@@ -91,8 +91,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @schema.parametrize()
 @settings(
-    max_examples=8,
+    max_examples=5,
     derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
