@@ -127,7 +127,7 @@ def decode_revision(data: bytes) -> Revision:
         raise RevisionInvalid(f"revision is {len(data)} bytes, at most {MAX_REVISION_BYTES}")
     try:
         return msgspec.json.decode(data, type=Revision)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise RevisionInvalid(f"not a profile revision: {exc}") from exc
 
 

@@ -122,7 +122,7 @@ def parse_metadata(data: bytes) -> ReleaseMetadata:
         )
     try:
         metadata = msgspec.json.decode(data, type=ReleaseMetadata)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ReleaseInvalid(f"release metadata cannot be read: {exc}") from exc
     parse_version(metadata.version)
     for file in metadata.files:

@@ -219,7 +219,7 @@ def decode(data: bytes, kind: type[MessageT], *, limit: int = MAX_MESSAGE_BYTES)
         raise MessageInvalid(f"{kind.__name__} is {len(data)} bytes, at most {limit}")
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MessageInvalid(f"not a valid {kind.__name__}: {exc}") from exc
 
 

@@ -12,8 +12,9 @@ from skerry.lib import pki
 from skerry.manager.api.watching import RECHECK_S
 from skerry.wire import messages
 
-from .conftest import Device, Manager, condition, path_of
+from .conftest import Device, Manager, condition, path_of, running
 from .test_access import key_for
+from .test_sync import make_cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -175,6 +176,16 @@ async def test_a_key_of_an_unknown_kind_is_refused(manager: Manager) -> None:
     assert answer.status_code == 400
 
 
+async def test_a_channel_body_that_is_no_text_is_refused(manager: Manager) -> None:
+    device = await manager.ready_host("shop-1")
+    body = b'{"statusDigest":"\x80"}'
+    headers = device.headers("POST", messages.SYNC_PATH, body, host=device.uid)
+
+    answer = await device.http.post(messages.SYNC_PATH, content=body, headers=headers)
+
+    assert answer.status_code == 400
+
+
 async def test_labels_that_a_host_brings_are_few(manager: Manager) -> None:
     many = {f"l{number}": "x" for number in range(500)}
     device = manager.device("chatty")
@@ -228,3 +239,69 @@ async def test_a_host_that_was_forced_out_hears_by_whom_and_when(manager: Manage
     assert "user:admin removed this host" in back.message
     host = (await manager.admin.get(path_of("hosts", "shop-1"))).json()
     assert condition(host, "Registered") == "AwaitingApproval"
+
+
+async def test_a_host_that_waits_for_its_cluster_goes_when_that_let_it_go(
+    manager: Manager,
+) -> None:
+    device = await make_cluster(manager)
+    await device.sync()
+    await device.report(kubernetes=running("shop"))
+
+    asked = await manager.admin.delete(path_of("hosts", "shop-1"))
+    early = await manager.admin.delete(path_of("hosts", "shop-1") + "?force=true")
+    await manager.admin.delete(path_of("clusters", "shop"))
+    await manager.reconciler.settle()
+    await device.sync()
+    await device.report()
+    await manager.reconciler.settle()
+    gone = await manager.admin.get(path_of("hosts", "shop-1"))
+    answer = await device.post(messages.SYNC_PATH, messages.SyncRequest(), host=device.uid)
+
+    assert (asked.status_code, early.status_code) == (202, 409)
+    assert early.json()["waitSeconds"] > 0
+    assert gone.status_code == 404
+    assert "user:admin" in messages.decode(answer.content, messages.Refusal).message
+
+
+async def test_a_host_of_a_cluster_is_forced_out_after_the_wait_that_was_shown(
+    manager: Manager,
+) -> None:
+    device = await make_cluster(manager)
+    await manager.admin.delete(path_of("hosts", "shop-1"))
+    early = await manager.admin.delete(path_of("hosts", "shop-1") + "?force=true")
+
+    manager.clock.advance(early.json()["waitSeconds"])
+    forced = await manager.admin.delete(path_of("hosts", "shop-1") + "?force=true")
+    answer = await device.post(messages.SYNC_PATH, messages.SyncRequest(), host=device.uid)
+
+    assert forced.json() == {"deleted": True}
+    refusal = messages.decode(answer.content, messages.Refusal)
+    assert (refusal.reason, "user:admin" in refusal.message) == ("Revoked", True)
+    await manager.reconciler.settle()
+    left = await manager.admin.delete(path_of("clusters", "shop"))
+    assert left.json() == {"deleted": True}
+
+
+async def test_a_release_that_a_cluster_runs_stays(manager: Manager) -> None:
+    await make_cluster(manager)
+
+    answer = await manager.admin.delete(path_of("artifacts", "kubernetes-1-36-3-amd64"))
+
+    assert answer.status_code == 422
+    assert "shop" in answer.text
+
+
+async def test_sign_ins_beyond_what_can_be_checked_are_sent_away(manager: Manager) -> None:
+    statuses: list[int] = []
+
+    async def sign_in(number: int) -> None:
+        client = manager.client(address=f"192.0.2.{number}")
+        answer = await client.post("/v1/login", json={"user": "admin", "password": "wrong"})
+        statuses.append(answer.status_code)
+
+    async with anyio.create_task_group() as tg:
+        for number in range(60):
+            tg.start_soon(sign_in, number)
+
+    assert set(statuses) == {401, 429}

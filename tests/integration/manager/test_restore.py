@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx2
 import msgspec
 import pytest
 
 from skerry.cli.chains import check_heads, read_chain
+from skerry.console.app import console_routes
+from skerry.console.door import SESSION_COOKIE, Door
 from skerry.lib.clock import ManualClock
 from skerry.lib.files import DiskRoot
 from skerry.manager.app import build_app, open_centre
@@ -21,7 +24,7 @@ from skerry.manager.settings import Settings
 from skerry.manager.store.backup import restore
 from skerry.manager.store.chain import ChainBroken
 
-from .conftest import Device, Manager, condition, path_of, running
+from .conftest import BASE, Address, Device, Manager, condition, path_of, running
 from .test_access import key_for
 from .test_sync import make_cluster
 
@@ -144,6 +147,34 @@ async def test_a_host_with_our_epoch_and_another_content_is_told_above_it(
     await device.sync()
 
     assert device.have[0] > ahead[0]
+
+
+async def test_the_console_says_so_on_every_page_and_confirms(
+    both: tuple[Manager, Device, Manager],
+) -> None:
+    _, device, restored = both
+    await device.sync()
+    centre = restored.centre
+    key = restored.admin.headers["authorization"].partition(" ")[2]
+    app = build_app(centre, more=console_routes(centre))
+    cookie = {"cookie": f"{SESSION_COOKIE}={key}"}
+    async with httpx2.AsyncClient(
+        transport=Address(app, "192.0.2.30").transport, base_url=BASE, headers=cookie
+    ) as browser:
+        overview = await browser.get("/hosts")
+        page = await browser.get("/restore")
+        forged = await browser.post("/restore", data={"csrf": "x"})
+        still = centre.live.restored
+        done = await browser.post("/restore", data={"csrf": Door(centre).token(key)})
+        after = await browser.get("/restore")
+
+    assert "only observes" in overview.text
+    assert f"epoch {device.have[0]}" in page.text
+    assert "was told more" in page.text
+    assert (forged.status_code, done.status_code) == (403, 303)
+    assert still is not None
+    assert "only observes" not in after.text
+    assert "Nothing to confirm" in after.text
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator", "auditor", ""])

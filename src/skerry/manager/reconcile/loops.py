@@ -227,6 +227,9 @@ class Reconciler:
             await self._cluster(resource)
 
     async def _host(self, host: AnyResource) -> None:
+        if host.metadata.deleted_at is not None and not clusters.cluster_of(host):
+            await hosts.finish_deletion(self._centre, host)
+            return
         if host.spec.approval is not Approval.APPROVED or host.spec.revoked:
             return
         try:

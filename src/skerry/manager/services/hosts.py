@@ -16,6 +16,7 @@ from skerry.lib.digest import sha256
 from skerry.manager.auth.decide import allowed
 from skerry.manager.services.centre import (
     CONTACTS,
+    INTERNAL,
     Caller,
     Centre,
     Contended,
@@ -29,6 +30,7 @@ from skerry.manager.services.present import shown
 from skerry.manager.store.protocol import (
     AnyResource,
     Conflict,
+    Delete,
     NotFound,
     Put,
     SetValue,
@@ -270,8 +272,11 @@ async def prepare(
 
 async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
     """A host in a cluster leaves it first; any host leaves a stone."""
+    stone = stones(centre, caller, old)
+    if old.metadata.deleted_at is not None and caller == INTERNAL:
+        stone = ()  # there is one of the person who asked for it
     values = [
-        *stones(centre, caller, old),
+        *stone,
         *(SetValue(space, old.uid, None) for space in _OF_A_HOST),
     ]
     rekey = await find_rekey(centre, old.uid)
@@ -280,7 +285,22 @@ async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
     hardware = old.status.hardware_id
     takes = (Take(gone_counter(hardware), None),) if hardware else ()
     finalizers = old.metadata.finalizers if cluster_of(old) else ()
-    return Ending(finalizers=finalizers, values=tuple(values), takes=takes)
+    return Ending(finalizers=finalizers, values=tuple(values), takes=takes, asked=stone)
+
+
+async def finish_deletion(centre: Centre, host: AnyResource) -> None:
+    """Remove a host whose deletion a person asked for, once nothing holds it. Raises Conflict."""
+    end = await ending(centre, INTERNAL, host)
+    await centre.store.commit(
+        WriteSet(
+            takes=end.takes,
+            deletes=(Delete("Host", host.project, host.name, host.metadata.revision),),
+            values=end.values,
+            events=(event(centre, host, "Deleted", "nothing holds it any more"),),
+            audits=(audit(centre, INTERNAL, "finish-delete", host),),
+        )
+    )
+    centre.live.forget(host.uid)
 
 
 def gone_counter(hardware: str) -> str:

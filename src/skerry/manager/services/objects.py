@@ -224,6 +224,7 @@ async def delete(
             done = await centre.store.commit(
                 WriteSet(
                     puts=(Put(marked, old.metadata.revision),),
+                    values=ending.asked,
                     events=(event(centre, old, "Deleting", f"deletion asked by {caller.name}"),),
                     audits=(audit(centre, caller, "delete", old),),
                 )
