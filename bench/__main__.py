@@ -14,6 +14,7 @@ import anyio
 
 from bench import agent, fleet, machine, node, sync, table, up
 from bench.figures import Benchmark, Figure, Spread, Surroundings, Values, collect
+from skerry.lab.cleanup import mounts_below
 
 BENCHMARKS = (agent.BENCHMARK, sync.BENCHMARK, fleet.BENCHMARK, node.BENCHMARK, up.BENCHMARK)
 _RUNS = 5
@@ -60,7 +61,12 @@ def _run(benchmark: Benchmark, checkout: Path, number: int, runs: int) -> Values
     try:
         return anyio.run(benchmark.run, Surroundings(checkout, folder, tell))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # Never delete through a mount that a lab host may have left.
+        left = mounts_below(Path("/proc/self/mountinfo").read_text(), folder)
+        if left:
+            tell(f"{folder} stays: {', '.join(left)} is still mounted")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _to(runs: int) -> range:

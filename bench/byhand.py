@@ -24,6 +24,9 @@ from skerry.model.release import MODE_KEY, PATH_KEY
 
 _RELEASE = "/opt/kubernetes"
 _CONFIG = "/etc/kubeadm.yaml"
+# Of the folders that a lab host has on a plain disk, this is the only one with room: containerd's
+# overlays cannot lie on the host's own overlay.
+_CONTAINERD_ROOT = "/var/lib/skerry/containerd-by-hand"
 _SOCKET = "/run/containerd/containerd.sock"
 _PODS, _SERVICES, _DNS = "10.244.0.0/16", "10.96.0.0/12", "10.96.0.10"
 _KUBECTL = [f"{_RELEASE}/bin/kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"]
@@ -31,6 +34,7 @@ _LIMIT_S = 300.0
 
 _CONTAINERD = f"""\
 version = 3
+root = "{_CONTAINERD_ROOT}"
 disabled_plugins = ["io.containerd.internal.v1.opt"]
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "%(pause)s"
@@ -156,11 +160,15 @@ async def _runtime(host: ContainerHost) -> None:
 
 
 async def _ready(host: ContainerHost) -> None:
-    for what in (["node", "--all"], ["pod", "--all", "--namespace=kube-system"]):
-        await host.run(
-            [*_KUBECTL, "wait", "--for=condition=Ready", f"--timeout={_LIMIT_S:.0f}s", *what],
-            timeout_s=_LIMIT_S + 10,
-        )
+    """The node, and the add-ons that skerry waits for too."""
+    limit = f"--timeout={_LIMIT_S:.0f}s"
+    system = "--namespace=kube-system"
+    for words in (
+        ["wait", "--for=condition=Ready", "node", "--all"],
+        ["rollout", "status", system, "daemonset/kube-proxy"],
+        ["rollout", "status", system, "deployment/coredns"],
+    ):
+        await host.run([*_KUBECTL, *words, limit], timeout_s=_LIMIT_S + 10)
 
 
 def _kubeadm(address: str, name: str, version: str, values: dict[str, Any]) -> str:

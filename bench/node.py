@@ -75,7 +75,7 @@ async def _floor(
     seen = await rest.watch(host, window_s=WINDOW_S, clock=clock, agent=False)
     await host.kill()
     return {
-        "floor_init": took.init_s + took.ready_s,
+        "floor_init": took.init_s,
         "floor_all": took.all_s,
         "floor_memory": seen.memory.pss_kb / 1024,
         "floor_cpu": seen.cpu_s_per_hour,
@@ -106,7 +106,10 @@ async def _ours(
     assert seen.agent_memory is not None
     bring = ("fetch Kubernetes", "unpack Kubernetes")
     runtime = ("configure the host", "switch the container runtime", "import the images")
-    init = ("start the control plane", "wait for the control plane", "wait for the node")
+    init = (
+        *("start the control plane", "wait for the control plane", "wait for the node"),
+        "confirm Kubernetes",
+    )
     return {
         "ours_all": took_s,
         "ours_bring": _total(spans, bring),
@@ -212,8 +215,8 @@ BENCHMARK = Benchmark(
     about="a real single-node cluster, its agent, and kubeadm by hand beside it",
     needs_root=True,
     figures=(
-        Figure("floor_init", f"{_BY_HAND}: init until node and system pods Ready", "s"),
-        Figure("ours_init", f"{_OURS}: the same steps, from the agent's log", "s"),
+        Figure("floor_init", f"{_BY_HAND}: 'kubeadm init' alone", "s"),
+        Figure("ours_init", f"{_OURS}: init's phases, gates, confirmation", "s"),
         Figure("ours_bring", f"{_OURS}: fetch and unpack the release", "s"),
         Figure("ours_runtime", f"{_OURS}: host, containerd, images", "s"),
         Figure("floor_all", f"{_BY_HAND}: files to Ready", "s"),

@@ -34,11 +34,14 @@ _RUNNING = "cluster harbour Running"
 async def _run(around: Surroundings) -> Values:
     await _warm(around.checkout)
     env = _environment(around.folder)
-    first = await _up(around, env)
-    again = await _up(around, env)
-    await SystemRunner().run(
-        ["./dev", "down"], timeout_s=_STOP_S, env=env, cwd=str(around.checkout)
-    )
+    try:
+        first = await _up(around, env)
+        again = await _up(around, env)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await SystemRunner().run(
+                ["./dev", "down"], timeout_s=_STOP_S, env=env, cwd=str(around.checkout)
+            )
     return {
         "login": first[_LOGIN],
         "fleet": first[_FLEET],
