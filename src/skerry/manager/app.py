@@ -64,6 +64,7 @@ class ServingInfo:
     ca_file: str
     first_password: str
     development_keys: bool
+    observing: bool = False
 
 
 @contextlib.asynccontextmanager
@@ -211,6 +212,7 @@ def _info(centre: Centre) -> ServingInfo:
         ca_file=centre.root.host_path(CA_CERTIFICATE),
         first_password=centre.root.host_path(FIRST_PASSWORD) if there else "",
         development_keys=centre.keys.release is not None,
+        observing=centre.live.restored is not None,
     )
 
 

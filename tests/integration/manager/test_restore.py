@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import httpx2
 import msgspec
 import pytest
@@ -114,6 +115,27 @@ async def test_after_the_confirmation_everything_is_issued_above_what_hosts_have
     assert ("serviceaccount:robot-admin-all", "confirm", "Manager") in {
         (item.audit.actor, item.audit.verb, item.audit.object_kind) for item in audits
     }
+
+
+async def test_the_confirmation_wakes_the_loops(both: tuple[Manager, Device, Manager]) -> None:
+    _, device, restored = both
+    ahead = device.have
+    await device.sync()
+    centre = restored.centre
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(restored.reconciler.run)
+            await anyio.sleep(1)  # the first pass over everything ends in threads
+            before = await centre.store.get_by_uid("Host", device.uid)
+            changes = centre.store.watch(["Host"], since=await centre.store.revision())
+
+            await restored.admin.post("/v1/restore/confirm")
+            restored.clock.advance(centre.settings.reconcile_s)
+            found = (await anext(changes)).resource
+            tg.cancel_scope.cancel()
+
+    assert before.status.desired.epoch < ahead[0]
+    assert found.status.desired.epoch == ahead[0] + 1
 
 
 async def test_a_host_that_calls_after_the_confirmation_is_told_above_its_epoch(

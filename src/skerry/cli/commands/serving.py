@@ -147,6 +147,8 @@ def show_serving(info: ServingInfo, *, echo: Callable[[str], None] = click.echo)
         if secret and sys.stdout.isatty():
             echo(f"               {secret}")
     echo(f"               skerry login {info.url} --fingerprint {info.ca_fingerprint}")
+    if info.observing:
+        echo("observing only restored from a backup; when you looked: skerry backup confirm")
     if info.development_keys:
         echo(
             "release key    held here (development): whoever owns this folder signs what hosts run"

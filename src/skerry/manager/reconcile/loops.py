@@ -143,7 +143,8 @@ class Reconciler:
         while True:
             await centre.clock.sleep(centre.settings.reconcile_s)
             try:
-                if centre.clock.monotonic() >= everything_at:
+                if centre.live.look_again or centre.clock.monotonic() >= everything_at:
+                    centre.live.look_again = False
                     everything_at = centre.clock.monotonic() + centre.settings.full_pass_s
                     await self._queue_everything()
                 else:

@@ -58,6 +58,7 @@ class Live:
     `denials` holds (reason, message) by key fingerprint, so that a host whose token was refused
     keeps hearing why; `assignments` caches what is stored by host uid. While `restored` is set the
     manager only observes; `head` is the last audit record whose hash was signed and kept.
+    `look_again` asks the loops to go over everything in their next round.
     """
 
     contacts: dict[str, datetime] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Live:
     assignments: dict[str, Any] = field(default_factory=dict)
     restored: RestoreMark | None = None
     head: int = 0
+    look_again: bool = False
 
     def forget(self, uid: str) -> None:
         """A host is gone; what was held for it is answered."""

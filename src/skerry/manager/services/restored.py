@@ -147,6 +147,7 @@ async def confirm(centre: Centre, caller: Caller) -> bool:
     # After the commit: a crash between the two only means that somebody confirms again.
     heads.begin_anew(centre)
     centre.live.restored = None
+    centre.live.look_again = True  # no object changed, yet every host may be due
     log.info("restore.confirmed", by=caller.name)
     return True
 
