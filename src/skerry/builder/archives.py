@@ -221,7 +221,7 @@ def _read(plain: Path, place: Path, architecture: str, image: str) -> list[_Imag
     try:
         with tarfile.open(plain, mode="r:") as archive:
             found = _images(archive, architecture)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, SkerryError) as exc:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, SkerryError, _Wrong) as exc:
         told = exc.message if isinstance(exc, SkerryError) else str(exc)
         raise ArchiveInvalid(place, f"cannot be used: {told}") from exc
     for item in found:
@@ -258,7 +258,7 @@ def _named(item: _Image, place: Path, image: str, *, alone: bool) -> _Image:
     return replace(item, names=names)
 
 
-class _Wrong(SkerryError):
+class _Wrong(Exception):
     """Why an archive is refused; becomes an ArchiveInvalid that names the file."""
 
 
