@@ -67,8 +67,11 @@ def main(argv: list[str]) -> int:
         if command == "env":
             prepare()
             return 0
-        print((ROOT / "dev").read_text().split("set -eu")[0].replace("#!/bin/sh\n", ""))
-        return 0 if command in ("help", "-h", "--help") else 2
+        if command not in ("help", "-h", "--help"):
+            raise Stop(f"there is no task {command!r}", "./dev help", 2)
+        lines = (ROOT / "dev").read_text().split("set -eu")[0].splitlines()[1:]
+        print("\n".join(line.removeprefix("#").removeprefix(" ") for line in lines))
+        return 0
     except Stop as stop:
         print(f"error: {stop}", file=sys.stderr)
         if stop.hint:

@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse, Response
 from skerry import __version__
 from skerry.console import states
 from skerry.console.labels import labels_text
+from skerry.model.reasons import REASONS
 
 STATIC_FILES = {
     "skerry.css": "text/css; charset=utf-8",
@@ -90,6 +91,7 @@ def environment() -> jinja2.Environment:
         token_state=states.token_state,
         condition_tone=states.condition_tone,
         here=states.here,
+        reasons_known=frozenset(REASONS),
     )
     return made
 

@@ -78,6 +78,15 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert {str(page.relative_to(ROOT)) for page in wanted - reached} == set()
 
 
+def test_pictures_are_small_and_shown_somewhere() -> None:
+    pictures = sorted((ROOT / "docs" / "images").iterdir())
+    texts = "".join((ROOT / page).read_text() for page in PAGES)
+
+    assert pictures
+    assert [item.name for item in pictures if f"images/{item.name})" not in texts] == []
+    assert [item.name for item in pictures if item.stat().st_size > 150 * 1024] == []
+
+
 def test_the_check_itself_finds_what_is_wrong(tmp_path: Path) -> None:
     page = ROOT / "docs" / "tutorial" / "first-cluster.md"
     here = tmp_path / "page.md"

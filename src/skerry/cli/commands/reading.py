@@ -103,10 +103,8 @@ async def describe(kind: str, names: tuple[str, ...], project: str | None) -> No
             events = await api.events(
                 project=where or None, kind=found.name, name=name, limit=_EVENTS
             )
-            _describe(found, item)
-            if found.name == "Host":
-                click.echo("\nWhy:")
-                _show_cause(await api.why_host(where, name), indent="  ")
+            cause = await api.why_host(where, name) if found.name == "Host" else None
+            _describe(found, item, cause)
             now = the_clock().now()
             if events:
                 click.echo("\nEvents:")
@@ -208,8 +206,8 @@ def _show_gone(kind: Kind, event: WatchEvent, printer: Printer) -> None:
         click.echo(f"{label} is gone", err=printer.format is not Format.TABLE)
 
 
-def _describe(kind: Kind, item: Document) -> None:
-    """Name, what people wrote, and the measured state; conditions as a table."""
+def _describe(kind: Kind, item: Document, cause: Mapping[str, Any] | None) -> None:
+    """Name, the one cause, what people wrote, and the measured state; conditions as a table."""
     from skerry.cli.ages import age
 
     now = the_clock().now()
@@ -225,6 +223,9 @@ def _describe(kind: Kind, item: Document) -> None:
     for title, value in facts:
         if value:
             click.echo(f"  {title + ':':<16}{value}")
+    if cause is not None:
+        click.echo("\nWhy:")
+        _show_cause(cause, indent="  ")
     own = writable(item)
     for title, part in (
         ("Labels", metadata.get("labels")),
