@@ -51,21 +51,36 @@ class Stored(Record, frozen=True, kw_only=True):
     envelope: env.Envelope
 
 
-def stored(root: Root, identity: Identity) -> Stored | None:
-    """The newest accepted assignment, if any.
+def stored(root: Root, identity: Identity, *, place: str = paths.DESIRED) -> Stored | None:
+    """The newest accepted assignment, if any; `place` is where it lies.
 
     One for another registration of this machine does not count: a manager that made the host
     anew begins its epochs again.
     """
-    if not root.exists(paths.DESIRED):
+    if not root.exists(place):
         return None
-    found = msgspec.json.decode(root.read(paths.DESIRED), type=Stored)
+    found = msgspec.json.decode(root.read(place), type=Stored)
     addressee = decode(found.envelope.payload, Assignment, limit=env.MAX_ENVELOPE_BYTES).host_uid
     return found if addressee == identity.host_uid else None
 
 
 def open_assignment(envelope: env.Envelope, identity: Identity) -> Assignment:
     """Check signature, addressee and protocol.
+
+    Raises EnvelopeRefused (SignatureInvalid) and AssignmentRefused.
+    """
+    assignment = open_any_protocol(envelope, identity)
+    if assignment.min_protocol > PROTOCOL:
+        raise AssignmentRefused(
+            f"the manager needs protocol {assignment.min_protocol}, this agent speaks {PROTOCOL}",
+            hint="update the agent",
+            reason="Unsupported",
+        )
+    return assignment
+
+
+def open_any_protocol(envelope: env.Envelope, identity: Identity) -> Assignment:
+    """Check signature and addressee only: for the one part that every protocol keeps, the agent.
 
     Raises EnvelopeRefused (SignatureInvalid) and AssignmentRefused.
     """
@@ -81,12 +96,6 @@ def open_assignment(envelope: env.Envelope, identity: Identity) -> Assignment:
             f"the assignment is for host {assignment.host_uid[:40]!r}, this is"
             f" {identity.host_uid!r}",
             reason="SignatureInvalid",
-        )
-    if assignment.min_protocol > PROTOCOL:
-        raise AssignmentRefused(
-            f"the manager needs protocol {assignment.min_protocol}, this agent speaks {PROTOCOL}",
-            hint="update the agent",
-            reason="Unsupported",
         )
     return assignment
 
@@ -159,7 +168,7 @@ async def _cluster(
     by_digest = {ref.digest: ref for ref in part.artifacts}
     by_name = {ref.name: ref for ref in part.artifacts}
     for ref in part.artifacts:
-        await _check_artifact(root, content, identity, ref, architecture=architecture)
+        await check_artifact(root, content, identity, ref, architecture=architecture)
     kubernetes = next((layer for layer in layers if layer.type is LayerType.KUBERNETES), None)
     if kubernetes is None:
         raise AssignmentRefused(
@@ -238,9 +247,13 @@ def _layer(layer: ResolvedLayer, artifacts: dict[str, ArtifactRef]) -> DesiredLa
     return msgspec.structs.replace(plain, digest=sha256(canonical_json(plain)))
 
 
-async def _check_artifact(
+async def check_artifact(
     root: Root, content: Content, identity: Identity, ref: ArtifactRef, *, architecture: str
 ) -> None:
+    """What a host may run at all: right architecture, and a release key's statement about it.
+
+    Raises AssignmentRefused, EnvelopeRefused.
+    """
     if ref.architecture not in (architecture, "any"):
         raise AssignmentRefused(
             f"{ref.name} {ref.version} is for {ref.architecture}, this host is {architecture}",

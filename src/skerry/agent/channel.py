@@ -145,6 +145,10 @@ class HttpChannel:
         if not self._shared:
             await self._http.aclose()
 
+    def _encode(self, request: object) -> bytes:
+        """The request as it is signed and sent; other versions send other shapes."""
+        return msgspec.json.encode(request)
+
     def _sign(self, method: str, url: str, body: bytes, host: str) -> tuple[dict[str, str], int]:
         number = self._counter.take()
         headers = httpsig.sign_request(
@@ -158,7 +162,7 @@ class HttpChannel:
     async def _call(
         self, path: str, request: object, kind: type[AnswerT], *, host: str, extra_s: float = 0
     ) -> AnswerT:
-        body = msgspec.json.encode(request)
+        body = self._encode(request)
         url = f"{self._identity.manager}{path}"
         headers, number = self._sign("POST", url, body, host)
         headers["content-type"] = "application/json"

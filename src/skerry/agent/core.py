@@ -26,8 +26,11 @@ from skerry.agent.identity import (
 )
 from skerry.agent.journal import EventLog, Journal
 from skerry.agent.kube.engine import KubeEngine
+from skerry.agent.selfupdate import Updater
+from skerry.agent.slots import AgentSlots
+from skerry.agent.standing import Standing
 from skerry.agent.sync import HOLD_S, LocalStatus, Syncer
-from skerry.agent.work import Standing, Worker
+from skerry.agent.work import Worker
 from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
@@ -43,7 +46,8 @@ _ASK_MAX_S = 60.0
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The doors that the agent works through. `hold_s` is how long the manager may hold a sync;
-    a fleet that shares its connections asks for 0."""
+    a fleet that shares its connections asks for 0. `slot` is the slot that this program lies in;
+    one that lies in none does not replace itself."""
 
     root: Root
     runner: Runner
@@ -53,6 +57,7 @@ class Parts:
     facts: HostFacts | None = None
     idle_s: float = 10.0
     hold_s: int = HOLD_S
+    slot: str = ""
 
 
 async def run_agent(parts: Parts) -> None:
@@ -122,6 +127,7 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
     content = ContentStore(parts.root, channel)
     events = EventLog(parts.root)
     standing = Standing()
+    updater = _updater(parts, content, identity, events, standing)
     worker = Worker(
         root=parts.root,
         clock=parts.clock,
@@ -132,8 +138,18 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
         journal=Journal(parts.root),
         events=events,
         standing=standing,
+        updater=updater,
         idle_s=parts.idle_s,
     )
+    if updater is not None:
+        updater.on_ready = worker.nudge
+        await updater.begin()
+
+    def assigned() -> None:
+        worker.nudge()
+        if updater is not None:
+            updater.nudge()
+
     async with anyio.create_task_group() as tg:
 
         async def revoked(message: str) -> None:
@@ -155,9 +171,26 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
             keys=keys,
             events=events,
             standing=standing,
-            on_assignment=worker.nudge,
+            on_assignment=assigned,
             on_revoked=revoked,
             hold_s=parts.hold_s,
         )
         tg.start_soon(worker.run)
         tg.start_soon(syncer.run)
+        if updater is not None:
+            tg.start_soon(updater.run)
+
+
+def _updater(
+    parts: Parts, content: Content, identity: Identity, events: EventLog, standing: Standing
+) -> Updater | None:
+    if not parts.slot:
+        return None
+    return Updater(
+        root=parts.root,
+        clock=parts.clock,
+        slots=AgentSlots(parts.root, parts.runner, content, parts.slot),
+        identity=identity,
+        events=events,
+        standing=standing,
+    )

@@ -23,6 +23,7 @@ from skerry.agent.core import Parts, run_agent
 from skerry.agent.identity import Identity, load_identity
 from skerry.agent.kube.kubeadm import KubeadmEngine
 from skerry.agent.remove import remove_agent
+from skerry.agent.slots import slot_of
 from skerry.agent.sync import LocalStatus
 from skerry.lib.clock import SystemClock
 from skerry.lib.errors import SkerryError
@@ -92,6 +93,7 @@ def _run(_: argparse.Namespace) -> int:
         runner=runner,
         clock=clock,
         engine=lambda content: KubeadmEngine(runner, root, clock, content),
+        slot=slot_of(os.path.realpath(sys.executable)),
     )
     anyio.run(run_agent, parts)
     return 0

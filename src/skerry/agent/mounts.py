@@ -16,8 +16,8 @@ def mount_points(root: Root) -> list[str]:
 
 
 def remove_folder(root: Root, path: str, mounts: frozenset[str]) -> None:
-    """Remove a folder; one that is a disk of its own stays, empty."""
-    if path not in mounts:
+    """Remove a folder; a disk of its own, there or below, stays where it is, empty."""
+    if not any(point == path or point.startswith(f"{path}/") for point in mounts):
         root.remove(path)
         return
     for name in root.list(path):

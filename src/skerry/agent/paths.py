@@ -23,3 +23,22 @@ CONTENT = f"{STATE}/content/sha256"
 PARTIAL = f"{STATE}/content/partial"
 
 STATUS = f"{STATE}/status.json"
+
+# The agent's own two slots. The names below AGENT are known to watchdog.sh as well.
+SLOTS = "/opt/skerry/agent"
+CURRENT = f"{SLOTS}/current"
+AGENT = f"{STATE}/agent"
+TRIAL = f"{AGENT}/trial"
+CONFIRMED = f"{AGENT}/confirmed"
+RETURNING = f"{AGENT}/returning"
+RETURNED = f"{AGENT}/returned"
+STARTS = f"{AGENT}/starts"
+WATCHDOG = f"{AGENT}/watchdog.sh"
+AGENT_MEMORY = f"{AGENT}/memory.json"
+AGENT_OFFER = f"{STATE}/desired/agent.json"
+
+UNITS = "/etc/systemd/system"
+AGENT_UNIT = "skerry-agent.service"
+TRIAL_DROP_IN = f"{UNITS}/{AGENT_UNIT}.d/50-trial.conf"
+WATCHDOG_SERVICE = "skerry-agent-watchdog.service"
+WATCHDOG_TIMER = "skerry-agent-watchdog.timer"

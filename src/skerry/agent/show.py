@@ -23,6 +23,9 @@ def status_text(status: LocalStatus) -> str:
     if status.registration_code and status.identity_state == "pending":
         rows.append(("code", f"{status.registration_code}  ({_CODE_HINT})"))
     if report is not None:
+        where = f"  slot {report.agent.slot}" if report.agent.slot else ""
+        trial = "  on trial" if report.agent.on_trial else ""
+        rows.append(("agent", f"{report.agent_version}{where}{trial}"))
         kubernetes = report.kubernetes
         if kubernetes.cluster:
             rows.append(("cluster", kubernetes.cluster))

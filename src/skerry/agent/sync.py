@@ -16,11 +16,11 @@ import msgspec
 import structlog
 
 from skerry import __version__
-from skerry.agent import accept, facts, paths, register
+from skerry.agent import accept, facts, paths, register, wanted
 from skerry.agent.channel import Channel, ChannelFailed, ChannelRefused
 from skerry.agent.identity import HostKeys, Identity, boot_id
 from skerry.agent.journal import EventLog
-from skerry.agent.work import Standing
+from skerry.agent.standing import Standing
 from skerry.lib.clock import Clock
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
@@ -38,6 +38,7 @@ _BACKOFF_MAX_S = 300.0
 _RENEW_AGAIN_S = 60.0
 _INTERVAL_MAX_S = 3600.0
 HOLD_S = 25
+_NO_LINE = ("ManagerUnreachable", "DnsFailed", "ProxyRefused")
 _HELD = 0.8
 
 
@@ -128,6 +129,7 @@ class Syncer:
             return 0.0
         back_s = random.uniform(0.5, 3.0) if self._failures else 0.0  # noqa: S311  # spreads load
         self._failures = 0
+        self.standing.synced, self.standing.offline = True, False
         self._line = Condition(type="Synced", status="True", reason="Synced")
         self._confirmed = "" if answer.want_report else answer.status_digest
         self.events.confirm(answer.events_through)
@@ -172,6 +174,10 @@ class Syncer:
                 type="AssignmentAccepted", status="False", reason=exc.reason, message=exc.message
             )
             log.warning("assignment.refused", reason=exc.reason)
+            if exc.reason == "Unsupported" and wanted.keep_offer(
+                self.root, envelope, self.identity
+            ):
+                self.on_assignment()
             return
         self._accepted = None
         log.info("assignment.accepted")
@@ -196,6 +202,7 @@ class Syncer:
 
     def _failed(self, exc: SkerryError, report: HostReport) -> float:
         self._failures += 1
+        self.standing.offline = exc.reason in _NO_LINE
         self._line = Condition(
             type="Synced", status="False", reason=exc.reason, message=exc.message
         )
@@ -216,6 +223,8 @@ class Syncer:
         conditions = [*self.standing.conditions]
         if self._accepted is not None:
             conditions.insert(0, self._accepted)
+        if self.standing.agent_condition is not None:
+            conditions.append(self.standing.agent_condition)
         return HostReport(
             agent_version=__version__,
             addresses=facts.addresses_of(self._inventory),
@@ -223,6 +232,7 @@ class Syncer:
             boot_id=boot_id(self.root),
             inventory=self._inventory,
             kubernetes=self.standing.kubernetes,
+            agent=self.standing.agent,
             progress=self.standing.progress,
             conditions=tuple(self._stamp(item) for item in conditions),
             labels=self.identity.labels,

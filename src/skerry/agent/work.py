@@ -18,11 +18,15 @@ from skerry.agent.content import Content
 from skerry.agent.identity import HostKeys, Identity
 from skerry.agent.journal import Entry, EventLog, Failure, Journal, Verdict, advance
 from skerry.agent.kube.engine import KubeEngine
+from skerry.agent.selfupdate import Updater
+from skerry.agent.slots import AgentStep
+from skerry.agent.standing import Standing
 from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.model.kinds import DesiredMark, KubernetesState, Progress
 from skerry.model.meta import Condition
+from skerry.plan.agentupdate import UPDATE_AGENT, Restart
 from skerry.plan.desired import DesiredCluster, DesiredHost
 from skerry.plan.host import Refusal, cluster_digest, plan_host
 from skerry.plan.observed import KubeObserved
@@ -35,22 +39,7 @@ _IDLE_S = 10.0
 # less often; a new assignment wakes the worker at once all the same.
 _STEADY_S = 30.0
 _STEP_LIMIT_S = 1800.0
-
-
-@dataclass
-class Standing:
-    """What the working half last knew; the syncing half reports it."""
-
-    acknowledged: DesiredMark = DesiredMark()
-    kubernetes: KubernetesState = KubernetesState()
-    progress: Progress | None = None
-    conditions: tuple[Condition, ...] = ()
-    changed: anyio.Event = field(default_factory=anyio.Event)
-
-    def announce(self) -> None:
-        """Let the syncing half report now."""
-        self.changed.set()
-        self.changed = anyio.Event()
+_TRIAL_IDLE_S = 2.0
 
 
 @dataclass
@@ -66,6 +55,7 @@ class Worker:
     journal: Journal
     events: EventLog
     standing: Standing
+    updater: Updater | None = None
     wake: anyio.Event = field(default_factory=anyio.Event)
     idle_s: float = _IDLE_S
     _stopped: Failure | None = None
@@ -96,7 +86,9 @@ class Worker:
         holds how far the operation is, and the next assignment may be the remedy.
         """
         try:
-            return await self.turn()
+            wait_s = await self.turn()
+            self.standing.worked = True
+            return wait_s
         except SkerryError as exc:
             failure = self._failure(exc.reason or "AgentError", exc.message, exc.hint, "")
         except OSError as exc:
@@ -116,6 +108,9 @@ class Worker:
         if entry is not None:
             await self._carry_out(entry)
             return 0.0
+        wait_s = await self._update_agent()
+        if wait_s is not None:
+            return wait_s
         try:
             desired = await accept.desired_host(
                 self.root,
@@ -132,6 +127,19 @@ class Worker:
             self._show(observed, conditions=(), mark=None)
             return self.idle_s
         return await self._plan(desired, observed)
+
+    async def _update_agent(self) -> float | None:
+        """Replace the agent if that is due; None when there is nothing to do about it."""
+        move = self.updater.move() if self.updater is not None else None
+        if self.updater is None or move is None:
+            return None
+        if isinstance(move, Restart):
+            return await self.updater.restart()
+        entry = Entry(operation=move, started_at=self.clock.now())
+        self.journal.save(entry)
+        log.info("operation.started", operation=move.name, steps=len(move.steps))
+        await self._carry_out(entry)
+        return 0.0
 
     async def _plan(self, desired: DesiredHost, observed: KubeObserved) -> float:
         if desired.cluster is not None and desired.retry_failed != self.journal.retried():
@@ -151,6 +159,10 @@ class Worker:
         if plan is None:
             healthy = await self._settled(desired, observed)
             return max(self.idle_s, _STEADY_S) if healthy else self.idle_s
+        if self.updater is not None and self.updater.on_trial():
+            # An old agent that comes back must not find a journal that a newer one began.
+            self._show(observed, conditions=self.standing.conditions, mark=None)
+            return _TRIAL_IDLE_S
         left_s = self._next_try - self.clock.monotonic()
         if self._stopped is not None and left_s > 0:
             # The last try of this plan stopped: do not hammer, but see when its cause is gone.
@@ -241,7 +253,10 @@ class Worker:
         log.info("step.started", step=step.title, phase=entry.phase.value)
         try:
             with anyio.fail_after(step.limit_s or _STEP_LIMIT_S):
-                await self.engine.perform(step, cluster)
+                if isinstance(step, AgentStep):
+                    await self._updating().perform(step)
+                else:
+                    await self.engine.perform(step, cluster)
         except SkerryError as exc:
             return self._failure(exc.reason or "StepFailed", exc.message, exc.hint, step.title), (
                 exc.retryable
@@ -255,6 +270,15 @@ class Worker:
         log.info("step.done", step=step.title)
         return None, False
 
+    def _updating(self) -> Updater:
+        if self.updater is None:
+            raise SkerryError(
+                "the journal holds an update of an agent that is not installed in slots",
+                hint="install the agent with the install line",
+                reason="AgentError",
+            )
+        return self.updater
+
     def _failure(self, reason: str, message: str, hint: str, step: str) -> Failure:
         return Failure(
             reason=reason, message=message[:2000], hint=hint, step=step, at=self.clock.now()
@@ -263,7 +287,10 @@ class Worker:
     def _end(self, entry: Entry, verdict: Verdict, failure: Failure | None) -> None:
         now = self.clock.now()
         operation = entry.operation
-        if verdict is Verdict.RETURNED:
+        if operation.name == UPDATE_AGENT:
+            if self.updater is not None:
+                self.updater.ended(entry, verdict, failure)
+        elif verdict is Verdict.RETURNED:
             failure = failure or self._failure("StepFailed", "the operation failed", "", "")
             back = Failure(
                 reason="UpgradeReturned",
@@ -299,6 +326,9 @@ class Worker:
             total=len(entry.steps),
             started_at=entry.started_at,
         )
+        if entry.operation.name == UPDATE_AGENT:
+            self.standing.announce()  # It says nothing about the cluster.
+            return
         shown = failure or entry.failure
         if shown is None and entry.operation.name == self._stopped_name:
             shown = self._stopped  # another try: its cause stands until the try ends well

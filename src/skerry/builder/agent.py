@@ -2,7 +2,9 @@
 
 PyInstaller makes a folder from a copy of the few packages that the agent may import, in an
 environment that holds only the agent's locked dependencies. What the folder needs from a host is
-the C library; the lowest version that works is measured, not assumed.
+the C library; the lowest version that works is measured, not assumed. The result is an artifact
+like any other, an OCI layout to sign and push; its one layer is the archive that the install line
+fetches too.
 """
 
 from __future__ import annotations
@@ -25,11 +27,19 @@ from packaging.utils import canonicalize_name
 from skerry import __version__
 from skerry.builder.cache import Cache, content_id
 from skerry.builder.gomodules import machine_architecture
+from skerry.builder.layout import BuiltArtifact, LayoutWriter, describe
 from skerry.builder.tarball import TarEntry, link_entry, write_tar
-from skerry.lib.digest import sha256
+from skerry.lib.digest import hex_of, sha256
 from skerry.lib.errors import NotAllowedHere, SkerryError
 from skerry.lib.oci import file_digest
 from skerry.lib.proc import CommandFailed, CommandMissing, Runner
+from skerry.model.agentrelease import (
+    AGENT_ARCHIVE_TYPE,
+    AGENT_ARTIFACT_TYPE,
+    AGENT_CONFIG_TYPE,
+    AgentInfo,
+)
+from skerry.model.versions import version_order
 
 # The packages that the agent may import (the import contracts say the same).
 AGENT_PACKAGES = ("lib", "model", "plan", "wire", "client", "agent")
@@ -38,6 +48,8 @@ ARCHIVE_FILE = "skerry-agent.tar.gz"
 
 # Raised when the archive is made differently from the same sources.
 _ARCHIVE_FORM = 2
+# Raised when the artifact around an equal archive is made differently.
+_LAYOUT_FORM = 1
 _BUILD_LIMIT_S = 900.0
 _GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
 _NOT_NEEDED = ("tkinter", "sqlite3", "unittest", "pydoc", "lib2to3", "ensurepip", "distutils")
@@ -59,51 +71,78 @@ class AgentBuildFailed(SkerryError):
     """The agent's archive could not be made, or does not start."""
 
 
-class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an archive. `glibc` is the lowest C library it runs with ("2.35")."""
-
-    version: str
-    architecture: str
-    digest: str
-    size_bytes: int
-    unpacked_bytes: int
-    glibc: str
-    python: str
-
-
 @dataclass(frozen=True, slots=True)
 class AgentArchive:
-    """A built archive; it unpacks to a folder `skerry-agent` with the program in it."""
+    """A built agent. `path` is the archive, which unpacks to a folder `skerry-agent` with the
+    program in it; `artifact` is the layout around it, to sign and push."""
 
     path: Path
     info: AgentInfo
+    artifact: BuiltArtifact
 
 
 async def build_agent(
-    *, cache: Cache, runner: Runner, lock: Path, source: Path | None = None
+    *,
+    cache: Cache,
+    runner: Runner,
+    lock: Path,
+    source: Path | None = None,
+    version: str = __version__,
 ) -> AgentArchive:
-    """Build the archive for this machine's architecture into the cache, or find it there.
+    """Build the agent for this machine's architecture into the cache, or find it there.
 
     `lock` is a requirements file with hashes that holds at least the agent's dependencies and
-    PyInstaller; `source` is the folder of the `skerry` package. Raises AgentBuildFailed,
-    NotAllowedHere.
+    PyInstaller; `source` is the folder of the `skerry` package; `version` is what the built agent
+    says of itself, for builds between two releases. Raises AgentBuildFailed, NotAllowedHere.
     """
+    if version_order(version) is None:
+        raise AgentBuildFailed(
+            f"{version[:60]!r} is not a version of an agent", hint="write it as 0.2.0"
+        )
     source = source or Path(__file__).parent.parent
     interpreter, python = await _find_interpreter(runner)
     pinned = lock_subset(
         lock.read_text(encoding="utf-8"), dependency_names(["skerry", "pyinstaller"])
     )
     tools = content_id({"lock": pinned, "python": python, "form": _ARCHIVE_FORM})
-    identity = content_id({"tools": tools, "sources": _source_digests(source)})
-    entry = f"{__version__}-{machine_architecture()}-{identity}"
+    identity = content_id(
+        {"tools": tools, "layout": _LAYOUT_FORM, "sources": _source_digests(source)}
+    )
+    entry = f"{version}-{machine_architecture()}-{identity}"
     found = cache.find("agent", entry)
     if found is None:
         environment = await _environment(tools, pinned, interpreter, cache, runner)
         with cache.fill("agent", entry) as work:
-            await _build(source, environment, work, python, runner)
+            built = Build(source, environment, work, python, version)
+            await _build(built, runner)
         found = cache.base / "agent" / entry
     info = msgspec.json.decode((found / "agent.json").read_bytes(), type=AgentInfo)
-    return AgentArchive(path=found / ARCHIVE_FILE, info=info)
+    return AgentArchive(path=found / ARCHIVE_FILE, info=info, artifact=describe(found))
+
+
+def write_agent_artifact(folder: Path, out: Path, *, version: str, python: str = "") -> AgentInfo:
+    """Make the artifact of an agent in `out` from a folder with a program `skerry-agent` in it.
+
+    Besides the layout, `out` gets the archive under its own name and `agent.json`, its facts.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    archive = out / f".{ARCHIVE_FILE}.new"
+    info = _pack(folder, archive, version=version, python=python)
+    (out / "agent.json").write_bytes(msgspec.json.encode(info))
+    writer = LayoutWriter(out)
+    writer.add_archive(archive, media_type=AGENT_ARCHIVE_TYPE, path=ARCHIVE_FILE)
+    writer.finish(
+        msgspec.json.encode(info),
+        config_type=AGENT_CONFIG_TYPE,
+        artifact_type=AGENT_ARTIFACT_TYPE,
+        name="agent",
+        version=version,
+        architecture=info.architecture,
+    )
+    archive.unlink()
+    (out / ARCHIVE_FILE).unlink(missing_ok=True)
+    (out / ARCHIVE_FILE).symlink_to(f"blobs/sha256/{hex_of(info.digest)}")
+    return info
 
 
 def glibc_floor(folder: Path) -> str:
@@ -211,20 +250,34 @@ async def _environment(
     return place
 
 
-async def _build(source: Path, environment: Path, work: Path, python: str, runner: Runner) -> None:
-    """Freeze the agent, check that it starts, and leave the archive and its facts in `work`."""
-    scratch = work / ".work"
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What one build is made from; `work` becomes the entry of the cache."""
+
+    source: Path
+    environment: Path
+    work: Path
+    python: str
+    version: str
+
+
+async def _build(build: Build, runner: Runner) -> None:
+    """Freeze the agent, check that it starts, and leave the artifact in `work`."""
+    scratch = build.work / ".work"
     copy = scratch / "source"
     for package in AGENT_PACKAGES:
-        if (source / package).is_dir():
+        if (build.source / package).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source / package, copy / "skerry" / package, ignore=ignored)
-    shutil.copy(source / "__init__.py", copy / "skerry")
+            shutil.copytree(build.source / package, copy / "skerry" / package, ignore=ignored)
+    text = (build.source / "__init__.py").read_text(encoding="utf-8")
+    (copy / "skerry" / "__init__.py").write_text(
+        with_version(text, build.version), encoding="utf-8"
+    )
     (scratch / "entry.py").write_text(_ENTRY, encoding="utf-8")
     folder = scratch / "dist" / "skerry-agent"
     try:
         await runner.run(
-            _freeze_command(environment, scratch),
+            _freeze_command(build.environment, scratch),
             timeout_s=_BUILD_LIMIT_S,
             cwd=str(scratch),
             # Without them, the order of compiled code and its times differ from run to run.
@@ -236,14 +289,30 @@ async def _build(source: Path, environment: Path, work: Path, python: str, runne
             f"the agent's archive cannot be made: {exc.message}",
             hint="a module that the agent may not import shows in the last lines",
         ) from exc
-    if __version__ not in started.stdout:
+    if started.stdout.split()[:1] != [build.version]:
         raise AgentBuildFailed(
             f"the frozen agent says another version: {started.stdout[:200]!r}",
-            hint=f"wanted {__version__}; build again from a clean checkout",
+            hint=f"wanted {build.version}; build again from a clean checkout",
         )
-    info = await anyio.to_thread.run_sync(_pack, folder, work / ARCHIVE_FILE, python)
-    (work / "agent.json").write_bytes(msgspec.json.encode(info))
+
+    def write() -> None:
+        write_agent_artifact(folder, build.work, version=build.version, python=build.python)
+
+    await anyio.to_thread.run_sync(write)
     shutil.rmtree(scratch)
+
+
+def with_version(text: str, version: str) -> str:
+    """The package's `__init__.py` with another version in it. Raises AgentBuildFailed."""
+    changed, count = re.subn(
+        r'^__version__ = "[^"]*"$', f'__version__ = "{version}"', text, flags=re.MULTILINE
+    )
+    if count != 1:
+        raise AgentBuildFailed(
+            "the package's __init__.py does not hold its version on one line",
+            hint='wanted is one line __version__ = "..."',
+        )
+    return changed
 
 
 def _freeze_command(environment: Path, scratch: Path) -> list[str]:
@@ -260,7 +329,7 @@ def _freeze_command(environment: Path, scratch: Path) -> list[str]:
     ]
 
 
-def _pack(folder: Path, out: Path, python: str) -> AgentInfo:
+def _pack(folder: Path, out: Path, *, version: str, python: str) -> AgentInfo:
     # gzip, not xz: every host has it. No name and no time in the header, for equal digests.
     with (
         out.open("wb") as raw,
@@ -270,7 +339,7 @@ def _pack(folder: Path, out: Path, python: str) -> AgentInfo:
     digest, size = file_digest(out)
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return AgentInfo(
-        version=__version__,
+        version=version,
         architecture=machine_architecture(),
         digest=digest,
         size_bytes=size,

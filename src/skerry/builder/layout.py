@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from skerry.lib.digest import canonical_json
 from skerry.lib.oci import Descriptor, Layout, LayoutInvalid, new_manifest
+from skerry.model.agentrelease import AGENT_ARTIFACT_TYPE
 from skerry.model.release import (
     ARTIFACT_TYPE,
     CHART_ARTIFACT_TYPE,
@@ -40,6 +43,7 @@ _TYPES = {
     ARTIFACT_TYPE: "kubernetes",
     IMAGES_ARTIFACT_TYPE: "images",
     CHART_ARTIFACT_TYPE: "chart",
+    AGENT_ARTIFACT_TYPE: "agent",
 }
 
 
@@ -90,18 +94,15 @@ class LayoutWriter:
         size = tar.stat().st_size
         self.images.append(ReleaseImage(name=name, path=path, digest=content, size_bytes=size))
 
+    def add_archive(self, source: Path, *, media_type: str, path: str) -> None:
+        """Add a file that is compressed already, byte for byte."""
+        stored, content = self._layout.add_file(source, media_type)
+        annotations = {PATH_KEY: path, CONTENT_KEY: content}
+        self._layers.append(msgspec.structs.replace(stored, annotations=annotations))
+
     def add_chart(self, package: Path, *, path: str) -> None:
-        """Add a packaged chart, which is compressed already."""
-        stored, content = self._layout.add_file(package, CHART_LAYER_TYPE)
-        notes = {PATH_KEY: path, CONTENT_KEY: content}
-        self._layers.append(
-            Descriptor(
-                media_type=CHART_LAYER_TYPE,
-                digest=stored.digest,
-                size=stored.size,
-                annotations=notes,
-            )
-        )
+        """Add a packaged chart."""
+        self.add_archive(package, media_type=CHART_LAYER_TYPE, path=path)
 
     def finish(
         self,

@@ -28,6 +28,7 @@ SECTIONS: Sections = {
         "apply": (f"{_AT}.changing:apply", "Create or change objects from files."),
         "edit": (f"{_AT}.changing:edit", "Change one object in your editor."),
         "delete": (f"{_AT}.changing:delete", "Delete objects."),
+        "retry": (f"{_AT}.retrying:retry", "Let hosts try again what failed on them."),
         "profile": (f"{_AT}.profiles:profile", "Compare versions of cluster profiles."),
         "cluster": (f"{_AT}.clusters:cluster", "Make clusters."),
     },

@@ -23,6 +23,7 @@ MEANINGS: dict[str, str] = {
     "busy_interval_s": "Seconds between two syncs of a host that works.",
     "hold_s": "Seconds for which a sync may wait for news before it is answered.",
     "quiet_after_s": "Seconds without contact after which a host counts as offline.",
+    "agent_trial_s": "Seconds that a new agent has on a host to prove itself, or it returns.",
     "flush_s": "Seconds between two writes of last contacts to the store.",
     "reconcile_s": "Seconds between two looks at what changed or has to happen by time.",
     "full_pass_s": "Seconds between two looks at everything, changed or not.",
@@ -70,6 +71,7 @@ class Settings:
     busy_interval_s: int = 5
     hold_s: int = 30
     quiet_after_s: int = 90
+    agent_trial_s: int = 600
     flush_s: float = 30.0
     reconcile_s: float = 15.0
     audit_head_s: float = 300.0

@@ -193,7 +193,19 @@ class KubernetesState(Record, frozen=True, kw_only=True):
     failed: tuple[str, ...] = ()
 
 
+class AgentState(Record, frozen=True, kw_only=True):
+    """Where the running agent lies (`slot` is empty for one that lies in none), whether it still
+    has to prove itself, and the digests of agents that failed on this host."""
+
+    slot: str = ""
+    on_trial: bool = False
+    failed: tuple[str, ...] = ()
+
+
 class HostStatus(Record, frozen=True, kw_only=True):
+    """`desired_agent` is the version that the centre assigned last, empty when it leaves the
+    agent alone; `agent_version` is the one that runs."""
+
     phase: HostPhase = HostPhase.PENDING
     hardware_id: str = ""
     public_key: str = ""
@@ -201,6 +213,8 @@ class HostStatus(Record, frozen=True, kw_only=True):
     fingerprint: str = ""
     registration_code: str = ""
     agent_version: str = ""
+    desired_agent: str = ""
+    agent: AgentState = AgentState()
     addresses: tuple[str, ...] = ()
     host_name: str = ""
     boot_id: str = ""

@@ -6,6 +6,7 @@ anything and is what compare-and-set compares.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -13,6 +14,9 @@ import msgspec
 
 API_VERSION = "skerry.dev/v1"
 DEFAULT_PROJECT = "default"
+
+# Annotation with a number that a person raises: what failed on hosts may be tried again.
+RETRY_KEY = "skerry.dev/retry-failed"
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 LABEL_KEY_PATTERN = (
@@ -57,6 +61,12 @@ class Condition(Record, frozen=True, kw_only=True):
     reason: str = ""
     message: str = ""
     since: datetime | None = None
+
+
+def retries(annotations: Mapping[str, str]) -> int:
+    """How often a person asked for another try; 0 for what is not a number."""
+    text = annotations.get(RETRY_KEY, "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
 
 
 class Resource(msgspec.Struct, Generic[SpecT, StatusT], frozen=True, kw_only=True, rename="camel"):

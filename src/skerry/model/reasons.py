@@ -200,11 +200,17 @@ HostError | error | Machine refused | skerry describe host {host}
     The host's disk or kernel refused an operation; it is tried again.
 AgentError | error | Agent failed | skerry describe host {host}
     The agent met an error that it does not know.
+AgentReturned | error | New agent was taken back | skerry retry host {host}
+    A newer agent did not prove itself on this host; the old one runs again by itself.
+AgentUnusable | error | New agent does not start here | skerry get artifacts
+    A newer agent was brought to this host and cannot be used on it; the old one goes on.
 CertificatesExpiring | error | Certificates expire soon | skerry describe host {host}
     The cluster's certificates were not renewed in time.
 # ends by itself
 InProgress | working | Work is under way | skerry describe host {host}
     The host carries out its desired state.
+AgentUpdating | working | Agent is being updated | skerry describe host {host}
+    The host brings a newer agent, or that agent still has to prove itself.
 NotAcknowledged | working | Not done yet | skerry describe host {host}
     The host has not proved yet that it runs the desired state.
 Deleting | working | Is being deleted | skerry delete cluster {cluster} --force

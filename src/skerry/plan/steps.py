@@ -251,6 +251,37 @@ class Reset(_Step, frozen=True, kw_only=True):
     attempts: int = 5
 
 
+class StageAgent(_Step, frozen=True, kw_only=True):
+    """Unpack another agent into the slot that does not run."""
+
+    words = "unpack agent {version}"
+    version: str
+    artifact: ArtifactRef
+    slot: str
+    limit_s: float = 600.0
+
+
+class CheckAgent(_Step, frozen=True, kw_only=True):
+    """Start the unpacked program once and hear its version."""
+
+    words = "check that agent {version} starts"
+    version: str
+    slot: str
+    limit_s: float = 120.0
+
+
+class SwitchAgent(_Step, frozen=True, kw_only=True):
+    """Set the watchdog, then let the link name the other slot. `starts` is how often the new
+    agent may start, `trial_s` how long it has to prove itself."""
+
+    words = "switch to agent {version}"
+    version: str
+    digest: str
+    slot: str
+    starts: int
+    trial_s: int
+
+
 Step: TypeAlias = (
     FetchRelease
     | UnpackRelease
@@ -279,16 +310,19 @@ Step: TypeAlias = (
     | RenewCertificates
     | RemoveRelease
     | Reset
+    | StageAgent
+    | CheckAgent
+    | SwitchAgent
 )
 
 
 class Operation(Record, frozen=True, kw_only=True):
     """Steps towards a desired state, and the way back.
 
-    `name`: create, upgrade, configure, layers, renew, snapshot, repair, tidy or reset.
-    `undo_from` is the index of the first step whose failure, or that of a later one, starts
-    `undo`; an empty `undo` means that there is nothing to return to. `to_last_good` says that
-    the steps lead to the last good cluster because the desired one failed here before.
+    `name`: create, upgrade, configure, layers, renew, snapshot, repair, tidy, reset or
+    update-agent. `undo_from` is the index of the first step whose failure, or that of a later
+    one, starts `undo`; an empty `undo` means that there is nothing to return to. `to_last_good`
+    says that the steps lead to the last good cluster because the desired one failed here before.
     """
 
     name: str

@@ -13,7 +13,7 @@ import msgspec
 
 from skerry.lib.errors import SkerryError
 from skerry.model.artifact import ArtifactRef
-from skerry.model.kinds import HostStatus, Inventory, KubernetesState, Progress
+from skerry.model.kinds import AgentState, HostStatus, Inventory, KubernetesState, Progress
 from skerry.model.meta import Condition, Record
 from skerry.wire.envelope import Envelope, TrustedKey
 
@@ -112,10 +112,16 @@ class ClusterAssignment(Record, frozen=True, kw_only=True):
 
 
 class AgentAssignment(Record, frozen=True, kw_only=True):
-    """The agent version a host should run."""
+    """The agent version a host should run. `trial_s` is how long it may take to prove itself.
+
+    An agent reads this part whatever `min_protocol` says: it is the way out for a host that was
+    away while the manager moved on, so its form never changes.
+    """
 
     version: str
     artifact: ArtifactRef
+    trial_s: int = 600
+    retry_failed: int = 0
 
 
 class Assignment(Record, frozen=True, kw_only=True):
@@ -142,6 +148,7 @@ class HostReport(Record, frozen=True, kw_only=True):
     boot_id: str = ""
     inventory: Inventory = Inventory()
     kubernetes: KubernetesState = KubernetesState()
+    agent: AgentState = AgentState()
     progress: Progress | None = None
     conditions: tuple[Condition, ...] = ()
     labels: dict[str, str] = {}
@@ -238,5 +245,6 @@ def apply_report(status: HostStatus, report: HostReport) -> HostStatus:
         boot_id=report.boot_id,
         inventory=report.inventory,
         kubernetes=report.kubernetes,
+        agent=report.agent,
         progress=report.progress,
     )

@@ -17,7 +17,8 @@ from skerry.agent.content import ContentStore
 from skerry.agent.identity import Identity, load_or_make_keys
 from skerry.agent.journal import EventLog, Journal
 from skerry.agent.kube.fake import FakeKubeEngine
-from skerry.agent.work import Standing, Worker
+from skerry.agent.standing import Standing
+from skerry.agent.work import Worker
 from skerry.lib import pki
 from skerry.lib.clock import ManualClock
 from skerry.lib.digest import canonical_json, sha256

@@ -5,8 +5,25 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from skerry.builder.agent import archive_entries, dependency_names, glibc_floor, lock_subset
+import pytest
+
+from skerry.builder.agent import (
+    ARCHIVE_FILE,
+    AgentBuildFailed,
+    archive_entries,
+    dependency_names,
+    glibc_floor,
+    lock_subset,
+    with_version,
+    write_agent_artifact,
+)
+from skerry.builder.gomodules import machine_architecture
+from skerry.builder.layout import describe, sign_layout
 from skerry.builder.tarball import write_tar
+from skerry.cli.pushing import NotSigned, prepare
+from skerry.lib import pki
+from skerry.lib.oci import Layout, file_digest
+from skerry.wire import envelope as env
 
 LOCK = """\
 # by a tool
@@ -67,3 +84,53 @@ def test_an_archive_keeps_links_and_permissions_but_not_times(tmp_path: Path) ->
         assert entries["skerry-agent/link.so"].target == "program"
 
     assert made[0] == made[1]
+
+
+def _program(folder: Path) -> Path:
+    program = folder / "skerry-agent"
+    program.mkdir(parents=True)
+    (program / "skerry-agent").write_text("#!/bin/sh\n")
+    (program / "skerry-agent").chmod(0o755)
+    return program
+
+
+def test_an_agent_is_an_artifact_like_any_other_and_the_install_archive_is_its_layer(
+    tmp_path: Path,
+) -> None:
+    info = write_agent_artifact(_program(tmp_path), tmp_path / "out", version="0.2.0")
+
+    built = describe(tmp_path / "out")
+    layers = Layout.open(tmp_path / "out").only_manifest()[1].layers
+    assert (built.type, built.name, built.version) == ("agent", "agent", "0.2.0")
+    assert built.architecture == machine_architecture()
+    assert [layer.digest for layer in layers] == [info.digest]
+    assert file_digest(tmp_path / "out" / ARCHIVE_FILE) == (info.digest, info.size_bytes)
+    assert Layout.open(tmp_path / "out").verify() == built.size_bytes
+
+
+def test_equal_agents_make_equal_artifacts(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        write_agent_artifact(_program(tmp_path / name), tmp_path / name / "out", version="0.2.0")
+        digests.add(describe(tmp_path / name / "out").digest)
+
+    assert len(digests) == 1
+
+
+def test_an_agent_is_sent_only_with_a_signature_about_itself(tmp_path: Path) -> None:
+    key = env.SigningKey(env.KeyRole.RELEASE, pki.new_signing_key())
+    write_agent_artifact(_program(tmp_path), tmp_path / "out", version="0.2.0")
+    with pytest.raises(NotSigned):
+        prepare(tmp_path / "out")
+
+    sign_layout(tmp_path / "out", key)
+
+    assert prepare(tmp_path / "out").name == f"agent-0-2-0-{machine_architecture()}"
+
+
+def test_a_build_between_two_releases_has_its_own_version() -> None:
+    text = '"""Doc."""\n\n__version__ = "0.1.0"\n'
+
+    assert with_version(text, "0.2.0") == text.replace("0.1.0", "0.2.0")
+    with pytest.raises(AgentBuildFailed, match="version on one line"):
+        with_version("__version__ = make()\n", "0.2.0")

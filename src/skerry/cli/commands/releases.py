@@ -285,17 +285,32 @@ async def build_images_artifact(
     show_default=True,
     help="Locked dependencies with hashes.",
 )
+@click.option(
+    "--version",
+    default="",
+    help="What the built agent calls itself, for a build between two releases (default: skerry's).",
+)
+@_KEY
 @runs
-async def build_agent_archive(lock: Path) -> None:
-    """Build the archive that hosts install, for this computer's architecture."""
+async def build_agent_artifact(lock: Path, version: str, key: Path | None) -> None:
+    """Build the agent that hosts run, for this computer's architecture.
+
+    The folder holds the artifact to sign and push, which hosts update themselves to, and in
+    skerry-agent.tar.gz what 'skerry serve --agent-archive' hands out to new hosts.
+    """
+    from skerry import __version__
     from skerry.builder.agent import build_agent
     from skerry.builder.cache import default_cache
+    from skerry.builder.layout import sign_layout
     from skerry.cli.ages import size
     from skerry.lib.proc import SystemRunner
 
     _quiet_logs()
     made = await build_agent(
-        cache=default_cache(surroundings().env), runner=SystemRunner(), lock=lock
+        cache=default_cache(surroundings().env),
+        runner=SystemRunner(),
+        lock=lock,
+        version=version or __version__,
     )
     info = made.info
     click.echo(
@@ -303,7 +318,10 @@ async def build_agent_archive(lock: Path) -> None:
         f" needs glibc {info.glibc} or later",
         err=True,
     )
-    click.echo(str(made.path))
+    if key is not None:
+        sign_layout(made.artifact.path, _signer(key))
+    built = made.artifact
+    _built(built.path, built.digest, built.size_bytes, signed=key is not None)
 
 
 @release.command("sign")

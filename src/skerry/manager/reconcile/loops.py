@@ -18,7 +18,7 @@ import structlog
 
 from skerry.lib.errors import SkerryError
 from skerry.manager.reconcile.derive import Obstacle, derive, is_clean
-from skerry.manager.services import assignments, clusters, heads, hosts
+from skerry.manager.services import agents, assignments, clusters, heads, hosts
 from skerry.manager.services.assignments import CannotAssign
 from skerry.manager.services.centre import CONTACTS, INTERNAL, Centre, audit, event
 from skerry.manager.store.protocol import (
@@ -39,7 +39,7 @@ from skerry.model.meta import Condition
 log = structlog.get_logger("skerry.reconcile")
 
 _REST_S = 2.0
-_WATCHED = ("Cluster", "Host", "ClusterProfile", "Artifact", "Secret")
+_WATCHED = ("Cluster", "Host", "ClusterProfile", "Artifact", "Secret", "Project")
 _Key = tuple[str, str, str]
 # Several keys at a time: their commits then share one write to the disk.
 _AT_ONCE = 16
@@ -170,6 +170,7 @@ class Reconciler:
             await self._centre.clock.sleep(self._centre.settings.audit_head_s)
 
     async def _queue_everything(self) -> None:
+        agents.forget(self._centre)
         for kind in ("Host", "Cluster"):
             async for item in self._all(kind):
                 self.queue(kind, item.project, item.name)

@@ -15,11 +15,14 @@ from skerry.manager.services.centre import Caller, Centre, audit, event
 from skerry.manager.services.draft import Draft, Ending
 from skerry.manager.store.protocol import AnyResource, Conflict, Put, Query, WriteSet
 from skerry.model.artifact import ArtifactRef
-from skerry.model.kinds import ArtifactSpec, ArtifactStatus
+from skerry.model.kinds import ArtifactSpec, ArtifactStatus, ArtifactType
 from skerry.model.meta import Condition, Record
 from skerry.model.problems import Problem
+from skerry.model.versions import version_order
 from skerry.wire import envelope as env
 from skerry.wire.messages import ArtifactStatement, decode
+
+_ONE_PER_VERSION = {ArtifactType.KUBERNETES: "Kubernetes", ArtifactType.AGENT: "the agent"}
 
 
 class _Use(Record, frozen=True, kw_only=True):
@@ -87,25 +90,35 @@ async def prepare(
                 hint="apply it under another name, for example with its version",
             )
         )
-    if old is None:
-        for item in await everything(centre):
-            same = (item.spec.type, item.spec.version, item.spec.architecture)
-            if spec.type.value == "kubernetes" and same == (
-                spec.type,
-                spec.version,
-                spec.architecture,
-            ):
-                problems.append(
-                    Problem(
-                        path="spec.version",
-                        message=f"artifact {item.name} is Kubernetes {spec.version} for"
-                        f" {spec.architecture} already",
-                        hint="delete that one first, or build another version",
-                    )
-                )
+    if old is None and spec.type in _ONE_PER_VERSION:
+        problems += await _twins(centre, new)
+    if spec.type is ArtifactType.AGENT and version_order(spec.version) is None:
+        problems.append(
+            Problem(
+                path="spec.version",
+                message=f"{spec.version[:60]!r} is not a version of an agent",
+                hint="write it as 0.2.0",
+            )
+        )
     status, wrong = examine(centre, new)
     problems += wrong
     return Draft(msgspec.structs.replace(new, status=status), problems=tuple(problems))
+
+
+async def _twins(centre: Centre, new: AnyResource) -> list[Problem]:
+    """What a version means for an architecture is said once."""
+    spec: ArtifactSpec = new.spec
+    key = (spec.type, spec.version, spec.architecture)
+    return [
+        Problem(
+            path="spec.version",
+            message=f"artifact {item.name} is {_ONE_PER_VERSION[spec.type]} {spec.version} for"
+            f" {spec.architecture} already",
+            hint="delete that one first, or build another version",
+        )
+        for item in await everything(centre)
+        if (item.spec.type, item.spec.version, item.spec.architecture) == key
+    ]
 
 
 def examine(centre: Centre, resource: AnyResource) -> tuple[ArtifactStatus, list[Problem]]:

@@ -7,26 +7,31 @@ present assignment leads to, and nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from skerry.lib import pki
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
-from skerry.manager.services import artifacts, clusters, secrets, stacks
+from skerry.manager.services import agents, artifacts, clusters, secrets, stacks
 from skerry.manager.services.centre import INTERNAL, Centre, audit, event
 from skerry.manager.store.protocol import AnyResource, NotFound, Put, SetValue, WriteSet
 from skerry.model.artifact import ArtifactRef
 from skerry.model.kinds import Approval, DesiredMark
-from skerry.model.meta import Record
+from skerry.model.meta import Record, retries
 from skerry.model.profile import Revision, resolve, secret_references
 from skerry.wire import envelope as env
-from skerry.wire.messages import Assignment, ClusterAssignment, RevisionRef, SealedSecret
+from skerry.wire.messages import (
+    AgentAssignment,
+    Assignment,
+    ClusterAssignment,
+    RevisionRef,
+    SealedSecret,
+)
 
 SPACE = "assignment"
 FLOORS = "assignment-floor"
-RETRY_KEY = "skerry.dev/retry-failed"
 
 
 class Issued(Record, frozen=True, kw_only=True):
@@ -53,6 +58,7 @@ class _Content:
     secrets: dict[str, str]
     direct: tuple[str, ...] = ()
     manifests: tuple[str, ...] = ()
+    agent: AgentAssignment | None = None
 
 
 async def current(centre: Centre, uid: str) -> Issued | None:
@@ -74,7 +80,7 @@ async def issue(centre: Centre, host: AnyResource) -> bool:
     """
     if host.spec.approval is not Approval.APPROVED or host.spec.revoked:
         return False
-    content = await _content(centre, host)
+    content = await _with_agent(centre, host, await _content(centre, host))
     content_digest = _digest(centre, host, content)
     before = await current(centre, host.uid)
     floor = await _floor(centre, host)
@@ -84,10 +90,12 @@ async def issue(centre: Centre, host: AnyResource) -> bool:
     epoch = max(before.epoch if before else 0, host.status.desired.epoch, floor)
     issued = _sign(centre, host, content, content_digest, epoch + 1)
     mark = DesiredMark(epoch=issued.epoch, digest=issued.digest)
+    agent = content.agent.version if content.agent else ""
     changed = msgspec.structs.replace(
-        host, status=msgspec.structs.replace(host.status, desired=mark)
+        host, status=msgspec.structs.replace(host.status, desired=mark, desired_agent=agent)
     )
     what = f"cluster {issued.cluster}" if issued.cluster else "no cluster"
+    what += f", agent {agent}" if agent else ""
     message = f"epoch {issued.epoch}: {what}"
     await centre.store.commit(
         WriteSet(
@@ -143,6 +151,19 @@ async def may_fetch(centre: Centre, uid: str, digest: str) -> bool:
     return False
 
 
+async def _with_agent(centre: Centre, host: AnyResource, content: _Content) -> _Content:
+    agent = await agents.wanted(centre, host)
+    if agent is None:
+        return content
+    ref = agent.artifact
+    return replace(
+        content,
+        agent=agent,
+        direct=(*content.direct, ref.envelope_digest),
+        manifests=(*content.manifests, ref.digest),
+    )
+
+
 async def _content(centre: Centre, host: AnyResource) -> _Content:
     name = clusters.cluster_of(host)
     if not name:
@@ -169,7 +190,7 @@ async def _content(centre: Centre, host: AnyResource) -> _Content:
         ),
         variables=dict(cluster.spec.variables),
         artifacts=refs,
-        retry_failed=_retries(cluster),
+        retry_failed=retries(cluster.metadata.annotations),
     )
     return _Content(
         part,
@@ -238,9 +259,12 @@ async def _secrets(centre: Centre, project: str, revisions: list[Revision]) -> d
 def _digest(centre: Centre, host: AnyResource, content: _Content) -> str:
     """Equal as long as the host would do the same. Sealing is random, so values count keyed."""
     secret = msgspec.json.encode(content.secrets, order="sorted")
+    # Only when there is one: assignments from before agents updated themselves stay as they are.
+    agent = {"agent": content.agent} if content.agent else {}
     return sha256(
         canonical_json(
             {
+                **agent,
                 "cluster": content.cluster,
                 "secrets": secrets.keyed_digest(centre.keys.secret, secret),
                 "sealing": host.status.sealing_key if content.secrets else "",
@@ -262,7 +286,11 @@ def _sign(
         )
         cluster = msgspec.structs.replace(cluster, secrets=sealed)
     assignment = Assignment(
-        host_uid=host.uid, epoch=epoch, issued_at=centre.clock.now(), cluster=cluster
+        host_uid=host.uid,
+        epoch=epoch,
+        issued_at=centre.clock.now(),
+        cluster=cluster,
+        agent=content.agent,
     )
     envelope = env.sign(env.ASSIGNMENT, canonical_json(assignment), [centre.keys.channel])
     return Issued(
@@ -274,8 +302,3 @@ def _sign(
         direct=content.direct,
         manifests=content.manifests,
     )
-
-
-def _retries(cluster: AnyResource) -> int:
-    text = cluster.metadata.annotations.get(RETRY_KEY, "0")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0

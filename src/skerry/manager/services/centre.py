@@ -56,7 +56,8 @@ class Live:
     """In memory only. `contacts` is the last sync by host uid, `unflushed` those not on disk.
 
     `denials` holds (reason, message) by key fingerprint, so that a host whose token was refused
-    keeps hearing why; `assignments` caches what is stored by host uid. While `restored` is set the
+    keeps hearing why; `assignments` caches what is stored by host uid,
+    `agents` which agents are there. While `restored` is set the
     manager only observes; `head` is the last audit record whose hash was signed and kept.
     `look_again` asks the loops to go over everything in their next round.
     """
@@ -67,6 +68,7 @@ class Live:
     wakers: dict[str, anyio.Event] = field(default_factory=dict)
     denials: dict[str, tuple[str, str]] = field(default_factory=dict)
     assignments: dict[str, Any] = field(default_factory=dict)
+    agents: Any = None
     restored: RestoreMark | None = None
     head: int = 0
     look_again: bool = False
