@@ -17,6 +17,7 @@ from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskFull, Root
 
 _MARGIN_BYTES = 64 * 1024 * 1024
+_MAX_BYTES = 16 * 1024**3  # larger than any layer of a release or an image
 
 
 class DigestMismatch(SkerryError):
@@ -24,7 +25,7 @@ class DigestMismatch(SkerryError):
 
     def __init__(self, digest: str, found: str) -> None:
         super().__init__(
-            f"content {digest[:19]}… arrived with digest {found[:19]}…",
+            f"content {digest[:19]}… arrived as {found[:30]}",
             hint="the download starts again by itself; check the line if this repeats",
             reason="DigestMismatch",
             retryable=True,
@@ -78,9 +79,21 @@ class ContentStore:
         if size and self._root.free_bytes(paths.CONTENT) < size + _MARGIN_BYTES:
             raise DiskFull(place)
         partial = f"{paths.PARTIAL}/{hex_of(digest)}"
-        start = self._root.size(partial) if self._root.exists(partial) else 0
-        async for chunk in self._channel.content(digest, start=start):
+        have = self._root.size(partial) if self._root.exists(partial) else 0
+        async for chunk in self._channel.content(digest, start=have):
+            have += len(chunk)
+            if have > (size or _MAX_BYTES):
+                # Whoever sends more than there is must not fill the disk.
+                self._root.remove(partial)
+                raise DigestMismatch(digest, f"more than {size or _MAX_BYTES} bytes")
             self._root.append(partial, chunk)
+        if size and have < size:
+            raise SkerryError(
+                f"download of {digest[:19]}… ended after {have} of {size} bytes",
+                hint="it goes on there by itself",
+                reason="DownloadInterrupted",
+                retryable=True,
+            )
         return self._accept(digest, partial, place)
 
     def _accept(self, digest: str, partial: str, place: str) -> str:

@@ -6,15 +6,17 @@ else, signatures and journal included, is this same code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import anyio
 import msgspec
 import structlog
 
-from skerry.agent import facts, paths, register
-from skerry.agent.channel import Channel, ChannelFailed, ChannelRefused, HttpChannel
+from skerry.agent import facts, register
+from skerry.agent.channel import Channel, HttpChannel, certificate_begins
+from skerry.agent.clockfloor import ClockFloor, SetClock
 from skerry.agent.content import Content, ContentStore
 from skerry.agent.identity import (
     Counter,
@@ -26,9 +28,11 @@ from skerry.agent.identity import (
 )
 from skerry.agent.journal import EventLog, Journal
 from skerry.agent.kube.engine import KubeEngine
-from skerry.agent.sync import HOLD_S, LocalStatus, Syncer
+from skerry.agent.labels import EVERY_S, Gathered, LabelSource, follow
+from skerry.agent.sync import HOLD_S, LocalStatus, Syncer, save_status
 from skerry.agent.work import Standing, Worker
 from skerry.lib.clock import Clock
+from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.lib.proc import Runner
 from skerry.model.meta import Condition
@@ -42,7 +46,8 @@ _ASK_MAX_S = 60.0
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The doors that the agent works through. `hold_s` is how long the manager may hold a sync;
-    a fleet that shares its connections asks for 0."""
+    a fleet that shares its connections asks for 0. `set_clock` is None where the clock is not this
+    machine's own: in containers and simulations."""
 
     root: Root
     runner: Runner
@@ -52,6 +57,8 @@ class Parts:
     facts: HostFacts | None = None
     idle_s: float = 10.0
     hold_s: int = HOLD_S
+    set_clock: SetClock | None = None
+    certificate_begins: Callable[[Identity], Awaitable[datetime | None]] = certificate_begins
 
 
 async def run_agent(parts: Parts) -> None:
@@ -59,47 +66,81 @@ async def run_agent(parts: Parts) -> None:
     identity = load_identity(parts.root)
     keys = load_or_make_keys(parts.root)
     counter = Counter(parts.root)
+    floor = ClockFloor(parts.root, parts.runner, parts.clock, parts.set_clock)
+    floor.saw_assignment(identity)
+    await floor.hold()
     channel = parts.channel(identity, keys, counter)
     try:
         if not identity.approved:
-            identity = await _register(parts, channel, identity, keys)
+            identity = await _register(parts, channel, identity, keys, floor)
             await channel.close()
             channel = parts.channel(identity, keys, counter)
-        await _live(parts, channel, identity, keys)
+        await _live(parts, channel, identity, keys, floor)
     finally:
         with anyio.CancelScope(shield=True):
             await channel.close()
 
 
-async def _register(parts: Parts, channel: Channel, identity: Identity, keys: HostKeys) -> Identity:
+async def _register(
+    parts: Parts, channel: Channel, identity: Identity, keys: HostKeys, floor: ClockFloor
+) -> Identity:
     found = parts.facts or await facts.host_facts(parts.root, parts.runner)
+    source = LabelSource(parts.root, parts.runner, identity.labels, identity.site)
+    mine, gathered_at = await source.gather(), parts.clock.monotonic()
     failures = 0
     while True:
+        if parts.clock.monotonic() - gathered_at >= EVERY_S:
+            mine, gathered_at = await source.gather(), parts.clock.monotonic()
         try:
-            identity, wait_s = await register.ask(parts.root, channel, identity, keys, found)
-            failures = 0
-            condition = Condition(
-                type="Registered",
-                status="True" if identity.approved else "False",
-                reason=identity.reason
-                or ("Registered" if identity.approved else "AwaitingApproval"),
-                message=identity.message,
+            identity, wait_s = await register.ask(
+                parts.root, channel, identity, keys, found, labels=mine.labels, site=mine.site
             )
-        except (ChannelFailed, ChannelRefused) as exc:
+            failures = 0
+            condition = _answered(identity)
+        except (SkerryError, OSError) as exc:
             failures += 1
             wait_s = min(2.0**failures, _ASK_MAX_S)
-            log.warning("registration.failed", reason=exc.reason, message=exc.message)
-            condition = Condition(
-                type="Registered", status="False", reason=exc.reason, message=exc.message
-            )
-        _show_registration(parts.root, identity, keys, condition)
+            condition = _unanswered(exc)
+            log.warning("registration.failed", reason=condition.reason, message=condition.message)
+            if condition.reason == "ClockWrong" and await _step_to_certificate(
+                parts, identity, floor
+            ):
+                wait_s = 0.0
+        conditions = (condition, mine.note) if mine.note else (condition,)
+        _show_registration(parts.root, identity, keys, conditions)
         if identity.approved:
             return identity
         await parts.clock.sleep(wait_s)
 
 
+def _answered(identity: Identity) -> Condition:
+    return Condition(
+        type="Registered",
+        status="True" if identity.approved else "False",
+        reason=identity.reason or ("Registered" if identity.approved else "AwaitingApproval"),
+        message=identity.message,
+    )
+
+
+def _unanswered(exc: SkerryError | OSError) -> Condition:
+    if isinstance(exc, SkerryError):
+        reason, message = exc.reason or "AgentError", exc.message
+    else:
+        reason, message = "HostError", str(exc)
+    return Condition(type="Registered", status="False", reason=reason, message=message)
+
+
+async def _step_to_certificate(parts: Parts, identity: Identity, floor: ClockFloor) -> bool:
+    """Before registration nothing but the manager's certificate vouches for a time."""
+    begins = await parts.certificate_begins(identity)
+    if begins is None:
+        return False
+    floor.saw(begins)
+    return bool(await floor.hold())
+
+
 def _show_registration(
-    root: Root, identity: Identity, keys: HostKeys, condition: Condition
+    root: Root, identity: Identity, keys: HostKeys, conditions: tuple[Condition, ...]
 ) -> None:
     status = LocalStatus(
         identity_state=identity.state,
@@ -107,15 +148,19 @@ def _show_registration(
         manager=identity.manager,
         registration_code=identity.registration_code,
         fingerprint=keys.fingerprint,
-        conditions=(condition,),
+        conditions=conditions,
     )
-    root.write(paths.STATUS, msgspec.json.encode(status))
+    save_status(root, status)
 
 
-async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKeys) -> None:
+async def _live(
+    parts: Parts, channel: Channel, identity: Identity, keys: HostKeys, floor: ClockFloor
+) -> None:
     content = ContentStore(parts.root, channel)
     events = EventLog(parts.root)
-    standing = Standing()
+    source = LabelSource(parts.root, parts.runner, identity.labels, identity.site)
+    mine = await source.gather()
+    standing = Standing(labels=mine.labels, note=mine.note)
     worker = Worker(
         root=parts.root,
         clock=parts.clock,
@@ -150,8 +195,16 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
             standing=standing,
             on_assignment=worker.nudge,
             on_revoked=revoked,
+            floor=floor,
             fingerprint=keys.fingerprint,
             hold_s=parts.hold_s,
         )
+
+        async def relabel(now: Gathered) -> None:
+            if (now.labels, now.note) != (standing.labels, standing.note):
+                standing.labels, standing.note = now.labels, now.note
+                standing.announce()
+
         tg.start_soon(worker.run)
         tg.start_soon(syncer.run)
+        tg.start_soon(follow, source, parts.clock, mine, relabel)

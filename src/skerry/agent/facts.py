@@ -38,7 +38,7 @@ async def host_facts(root: Root, runner: Runner) -> HostFacts:
     virtual machine and the machine id in a container, where the firmware is the outer machine's.
     """
     nics = await nics_of(root, runner)
-    container = bool(await _virtualization(runner, container_only=True))
+    container = await in_container(runner)
     product = "" if container else _dmi(root, "product_uuid").lower()
     return HostFacts(
         hardware_id=product or f"machine-{text_of(root, '/etc/machine-id')}",
@@ -48,6 +48,11 @@ async def host_facts(root: Root, runner: Runner) -> HostFacts:
         addresses=_addresses(nics),
         architecture=architecture(),
     )
+
+
+async def in_container(runner: Runner) -> bool:
+    """Whether firmware and clock are an outer machine's."""
+    return bool(await _virtualization(runner, container_only=True))
 
 
 async def inventory(root: Root, runner: Runner) -> Inventory:

@@ -20,4 +20,12 @@ EVENTS = f"{STATE}/journal/events.json"
 CONTENT = f"{STATE}/content/sha256"
 PARTIAL = f"{STATE}/content/partial"
 
+LABELS = f"{STATE}/labels.json"
+CLOCK_FLOOR = f"{STATE}/identity/clock-floor"
+
+COMMAND = "/usr/local/bin/skerry-agent"
+SETTINGS = "/etc/skerry/agent.yaml"
+
 STATUS = f"{STATE}/status.json"
+# Where the status goes while the disk is full; in memory, so gone with a reboot.
+STATUS_ASIDE = "/run/skerry/status.json"

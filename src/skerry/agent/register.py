@@ -28,7 +28,14 @@ def prepare(root: Root, identity: Identity, *, token: str) -> None:
 
 
 async def ask(
-    root: Root, channel: Channel, identity: Identity, keys: HostKeys, facts: HostFacts
+    root: Root,
+    channel: Channel,
+    identity: Identity,
+    keys: HostKeys,
+    facts: HostFacts,
+    *,
+    labels: dict[str, str],
+    site: str,
 ) -> tuple[Identity, float]:
     """Ask once; the identity after the answer (saved) and seconds until the next question.
 
@@ -43,8 +50,8 @@ async def ask(
             sealing_key=sealing,
             facts=facts,
             token=token,
-            labels=identity.labels,
-            site=identity.site,
+            labels=labels,
+            site=site,
         )
     )
     after = _merge(identity, answer)

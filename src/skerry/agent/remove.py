@@ -14,7 +14,6 @@ from skerry.plan.steps import Reset
 
 UNIT = "skerry-agent.service"
 INSTALLED = "/opt/skerry"
-COMMAND = "/usr/local/bin/skerry-agent"
 
 
 async def remove_agent(root: Root, runner: Runner, engine: KubeEngine) -> None:
@@ -23,6 +22,6 @@ async def remove_agent(root: Root, runner: Runner, engine: KubeEngine) -> None:
     await engine.perform(Reset(), None)
     root.remove(f"/etc/systemd/system/{UNIT}")
     await runner.run(["systemctl", "daemon-reload"], timeout_s=60, check=False)
-    root.remove(COMMAND)
+    root.remove(paths.COMMAND)
     root.remove(paths.STATE)
     root.remove(INSTALLED)

@@ -17,14 +17,16 @@ import structlog
 
 from skerry import __version__
 from skerry.agent import accept, facts, paths
-from skerry.agent.channel import Channel, ChannelFailed, ChannelRefused
+from skerry.agent.causes import ChannelFailed
+from skerry.agent.channel import Channel, ChannelRefused
+from skerry.agent.clockfloor import ClockFloor
 from skerry.agent.identity import Identity, boot_id
 from skerry.agent.journal import EventLog
 from skerry.agent.work import Standing
 from skerry.lib.clock import Clock
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
-from skerry.lib.files import Root
+from skerry.lib.files import DiskFull, Root
 from skerry.lib.proc import Runner
 from skerry.model.kinds import Inventory
 from skerry.model.meta import Condition, Record
@@ -67,6 +69,7 @@ class Syncer:
     standing: Standing
     on_assignment: Callable[[], None]
     on_revoked: Callable[[str], Awaitable[None]]
+    floor: ClockFloor
     fingerprint: str = ""
     hold_s: int = HOLD_S
     _confirmed: str = ""
@@ -75,13 +78,21 @@ class Syncer:
     _failures: int = 0
     _line: Condition = Condition(type="Synced", status="Unknown", reason="Starting")
     _accepted: Condition | None = None
+    _clock: Condition | None = None
     _since: dict[str, Condition] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Sync until cancelled."""
         while True:
             changed = self.standing.changed
-            pause_s = await self.turn()
+            try:
+                pause_s = await self.turn()
+            except (SkerryError, OSError) as exc:
+                # Our own files failed us, not the line; the host is not silent for that.
+                reason = exc.reason if isinstance(exc, SkerryError) else "HostError"
+                log.warning("sync.hindered", reason=reason, message=str(exc))
+                self._failures += 1
+                pause_s = self._backoff()
             with anyio.move_on_after(pause_s):
                 await changed.wait()
                 # Many small changes come together (a step ends, the next starts): one report.
@@ -120,6 +131,7 @@ class Syncer:
         back_s = random.uniform(0.5, 3.0) if self._failures else 0.0  # noqa: S311  # spreads load
         self._failures = 0
         self._line = Condition(type="Synced", status="True", reason="Synced")
+        await self._look_at_clock(answer)
         self._confirmed = "" if answer.want_report else answer.status_digest
         self.events.confirm(answer.events_through)
         if answer.assignment is not None:
@@ -157,6 +169,7 @@ class Syncer:
     def _take(self, envelope: Envelope) -> None:
         try:
             accept.accept(self.root, envelope, self.identity)
+            self.floor.saw_assignment(self.identity)
         except SkerryError as exc:
             self._accepted = Condition(
                 type="AssignmentAccepted", status="False", reason=exc.reason, message=exc.message
@@ -175,8 +188,25 @@ class Syncer:
         if self._failures == 1:
             log.warning("sync.failed", reason=exc.reason, message=exc.message)
         self._save(report)
+        return self._backoff()
+
+    def _backoff(self) -> float:
         limit = min(2.0 ** min(self._failures, 9), _BACKOFF_MAX_S)
         return random.uniform(limit / 2, limit)  # noqa: S311  # spreads load, no secret
+
+    async def _look_at_clock(self, answer: SyncAnswer) -> None:
+        """The answer is signed for this very request, so its time is the manager's time now."""
+        if answer.now is None:
+            return
+        judged = self.floor.judge(answer.now)
+        self.floor.saw(answer.now)
+        if judged is not None and (stepped := await self.floor.hold()):
+            self.events.add("ClockStepped", stepped, at=self.clock.now(), severity="warning")
+            judged = self.floor.judge(answer.now)
+        if judged != self._clock:
+            self._clock = judged
+            if judged is not None:
+                log.warning("clock.wrong", reason=judged.reason, message=judged.message)
 
     async def _report(self) -> HostReport:
         now = self.clock.monotonic()
@@ -184,8 +214,9 @@ class Syncer:
             self._inventory = await facts.inventory(self.root, self.runner)
             self._inventory_at = now
         conditions = [*self.standing.conditions]
-        if self._accepted is not None:
-            conditions.insert(0, self._accepted)
+        conditions[:0] = [
+            item for item in (self._accepted, self._clock, self.standing.note) if item is not None
+        ]
         return HostReport(
             agent_version=__version__,
             addresses=facts.addresses_of(self._inventory),
@@ -195,7 +226,7 @@ class Syncer:
             kubernetes=self.standing.kubernetes,
             progress=self.standing.progress,
             conditions=tuple(self._stamp(item) for item in conditions),
-            labels=self.identity.labels,
+            labels=self.standing.labels,
         )
 
     def _stamp(self, condition: Condition) -> Condition:
@@ -224,6 +255,25 @@ class Syncer:
             report=report,
             conditions=(self._stamp(self._line), *report.conditions),
         )
-        data = msgspec.json.encode(status)
-        if not self.root.exists(paths.STATUS) or self.root.read(paths.STATUS) != data:
-            self.root.write(paths.STATUS, data)
+        save_status(self.root, status)
+
+
+def save_status(root: Root, status: LocalStatus) -> None:
+    """Keep what people on the host are shown; in memory while the disk takes nothing more."""
+    data = msgspec.json.encode(status)
+    try:
+        if not root.exists(paths.STATUS) or root.read(paths.STATUS) != data:
+            root.write(paths.STATUS, data)
+        if root.exists(paths.STATUS_ASIDE):
+            root.remove(paths.STATUS_ASIDE)
+    except (DiskFull, OSError) as exc:
+        log.warning("status.aside", message=str(exc))
+        root.write(paths.STATUS_ASIDE, data)
+
+
+def load_status(root: Root) -> LocalStatus | None:
+    """The newest status; None before the agent ever ran."""
+    for path in (paths.STATUS_ASIDE, paths.STATUS):
+        if root.exists(path):
+            return msgspec.json.decode(root.read(path), type=LocalStatus)
+    return None

@@ -42,6 +42,8 @@ class Standing:
     kubernetes: KubernetesState = KubernetesState()
     progress: Progress | None = None
     conditions: tuple[Condition, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    note: Condition | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     def announce(self) -> None:
@@ -81,7 +83,10 @@ class Worker:
         """Work until cancelled."""
         while True:
             wake = self.wake
-            wait_s = await self.turn()
+            try:
+                wait_s = await self.turn()
+            except (SkerryError, OSError) as exc:
+                wait_s = self._hindered(exc)
             with anyio.move_on_after(wait_s):
                 await wake.wait()
 
@@ -107,6 +112,18 @@ class Worker:
             self._show(observed, conditions=(), mark=None)
             return self.idle_s
         return await self._plan(desired, observed)
+
+    def _hindered(self, exc: SkerryError | OSError) -> float:
+        """The agent's own files could not be read or written, mostly for a full disk.
+
+        Journal and desired state are as they were before; the next turn begins there.
+        """
+        reason = exc.reason if isinstance(exc, SkerryError) else ""
+        message = exc.message if isinstance(exc, SkerryError) else str(exc)
+        log.warning("turn.failed", reason=reason or "HostError", message=message)
+        self.standing.progress = None
+        self._refused(Failure(reason=reason or "HostError", message=message[:2000]))
+        return self.idle_s
 
     async def _plan(self, desired: DesiredHost, observed: KubeObserved) -> float:
         if desired.retry_failed > self._retry_failed:

@@ -230,6 +230,7 @@ class HostStatus(Record, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     host_name: str = ""
     boot_id: str = ""
+    own_labels: dict[str, str] = {}
     inventory: Inventory = Inventory()
     desired: DesiredMark = DesiredMark()
     acknowledged: DesiredMark = DesiredMark()

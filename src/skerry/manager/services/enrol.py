@@ -17,7 +17,6 @@ from skerry.lib import pki
 from skerry.lib.digest import sha256
 from skerry.lib.errors import SkerryError
 from skerry.manager.services import hosts
-from skerry.manager.services.admission import check_labels
 from skerry.manager.services.centre import Centre, Contended, audit, event
 from skerry.manager.services.credentials import Asking, Credential, credential_of
 from skerry.manager.services.tokens import is_junk
@@ -33,6 +32,7 @@ from skerry.manager.store.protocol import (
     WriteSet,
 )
 from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus, Inventory, Nic
+from skerry.model.labels import host_labels
 from skerry.model.meta import Metadata, Resource
 from skerry.wire.messages import EnrolRequest, EnrolState
 
@@ -234,11 +234,7 @@ async def _new_host(
     centre: Centre, asking: Asking, credential: Credential, now: datetime, *, approves: bool
 ) -> AnyResource:
     facts = asking.request.facts
-    own = {
-        key: value
-        for key, value in asking.request.labels.items()
-        if not check_labels("", {key: value})
-    }
+    own, _ = host_labels("labels", asking.request.labels)
     site = credential.site or await _site(centre, credential.project, asking.request.site)
     status = HostStatus(
         phase=HostPhase.READY if approves else HostPhase.PENDING,
@@ -250,6 +246,7 @@ async def _new_host(
         agent_version=asking.request.agent_version[:60],
         addresses=tuple(item[:60] for item in facts.addresses[:32]),
         host_name=facts.host_name[:253],
+        own_labels=own,
         inventory=Inventory(
             architecture=facts.architecture[:20],
             serial="" if is_junk(facts.serial) else facts.serial[:100],
