@@ -24,8 +24,9 @@ def cause_of(where: str, exc: BaseException, *, proxy: str = "") -> ChannelFaile
     """The one cause. `where` is the manager's address, `proxy` the proxy's without a password."""
     chain = _chain(exc)
     by = f" through proxy {proxy}" if proxy else ""
-    if any(isinstance(item, socket.gaierror) for item in chain):
-        return dns_failed(proxy or where)
+    for item in chain:
+        if isinstance(item, socket.gaierror):
+            return dns_failed(proxy or where, silent=item.errno == socket.EAI_AGAIN)
     for item in chain:
         if isinstance(item, ssl.SSLCertVerificationError):
             return _certificate(where, item)
@@ -56,11 +57,11 @@ def cause_of(where: str, exc: BaseException, *, proxy: str = "") -> ChannelFaile
     )
 
 
-def dns_failed(where: str, *, limit_s: float = 0) -> ChannelFailed:
-    """No address for a name; with `limit_s`: no answer at all within that time."""
-    late = f": no answer from the name servers within {limit_s:g} s" if limit_s else ""
+def dns_failed(where: str, *, silent: bool) -> ChannelFailed:
+    """No address for a name; `silent`: because no name server answered."""
+    because = ": the name servers do not answer" if silent else ""
     return ChannelFailed(
-        f"the name in {where} cannot be resolved{late}",
+        f"the name in {where} cannot be resolved{because}",
         reason="DnsFailed",
         hint="check the host's DNS servers",
     )

@@ -170,7 +170,7 @@ class HttpChannel:
                     reason="DownloadInterrupted",
                     hint="it goes on there by itself",
                 ) from exc
-            raise await self._failed(exc) from exc
+            raise await self.failed(exc) from exc
 
     async def close(self) -> None:
         for client in self._closing:
@@ -207,7 +207,7 @@ class HttpChannel:
                 ) as answer:
                     content = await _bounded(answer, self._identity)
         except (httpx2.HTTPError, OSError) as exc:
-            raise await self._failed(exc) from exc
+            raise await self.failed(exc) from exc
         self._check(answer, content, host, number)
         if answer.status_code != 200:
             raise _refused(answer.status_code, content)
@@ -221,29 +221,31 @@ class HttpChannel:
                 hint="update the agent" if known else "check the address and any proxy between",
             ) from exc
 
-    async def _failed(self, exc: BaseException) -> ChannelFailed:
-        """The one cause; also prepares the next try where it can be helped."""
+    async def failed(self, exc: BaseException) -> ChannelFailed:
+        """The one cause of a failed request; prepares the next try where that helps."""
         proxy = _without_password(self._identity.proxy)
-        if isinstance(exc, httpx2.ConnectTimeout | TimeoutError) and not await self._resolves():
-            return dns_failed(proxy or self._identity.manager, limit_s=_DNS_S)
+        if isinstance(exc, httpx2.ConnectTimeout | TimeoutError):
+            unresolved = await self._unresolved(proxy or self._identity.manager)
+            if unresolved is not None:
+                return unresolved
         if self._plain and self._dates and by_dates_only(exc) and self._identity.channel_keys():
             self._dates = False
             self._closing.append(self._http)
             self._http = self._client(**self._tls())
         return cause_of(self._identity.manager, exc, proxy=proxy)
 
-    async def _resolves(self) -> bool:
-        """Whether the name that is dialled has an address; asked only after a time limit."""
+    async def _unresolved(self, where: str) -> ChannelFailed | None:
+        """Whether the name that is dialled has no address; asked only after a time limit."""
         parts = urlsplit(self._identity.proxy or self._identity.manager)
         if not parts.hostname or _is_address(parts.hostname):
-            return True
+            return None
         with anyio.move_on_after(_DNS_S):
             try:
                 await self._resolve(parts.hostname, parts.port or 443)
-            except (OSError, UnicodeError):
-                return False
-            return True
-        return False
+            except OSError as exc:
+                return cause_of(where, exc)
+            return None
+        return dns_failed(where, silent=True)
 
     def _check(self, answer: httpx2.Response, content: bytes, host: str, number: int) -> None:
         keys = self._identity.channel_keys()

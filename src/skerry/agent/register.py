@@ -59,8 +59,14 @@ async def ask(
         save_identity(root, after)
         log.info("registration.changed", state=after.state, reason=after.reason)
     if answer.state in ("approved", "denied"):
-        root.remove(paths.TOKEN)
+        forget_token(root)
     return after, float(answer.retry_s)
+
+
+def forget_token(root: Root) -> None:
+    """Also called when a registered host starts: it may have died between answer and here."""
+    if root.exists(paths.TOKEN):
+        root.remove(paths.TOKEN)
 
 
 def _merge(identity: Identity, answer: EnrolState) -> Identity:

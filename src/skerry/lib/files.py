@@ -135,9 +135,9 @@ class DiskRoot:
     def write_chunks(self, path: str, chunks: Iterable[bytes], *, mode: int = 0o644) -> int:
         written = 0
         target = Path(self.host_path(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.new")
         with _disk_errors(path):
+            _make_folders(target.parent)
             # O_EXCL is not wanted: a temporary left by a crash is simply overwritten.
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
             try:
@@ -162,9 +162,9 @@ class DiskRoot:
 
     def append(self, path: str, data: bytes) -> None:
         target = Path(self.host_path(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
         fresh = not target.exists()
         with _disk_errors(path):
+            _make_folders(target.parent)
             fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
                 _write_all(fd, data)
@@ -189,7 +189,7 @@ class DiskRoot:
     def mkdir(self, path: str, *, mode: int = 0o755) -> None:
         target = Path(self.host_path(path))
         with _disk_errors(path):
-            target.mkdir(parents=True, exist_ok=True)
+            _make_folders(target)
             target.chmod(mode)
 
     def remove(self, path: str) -> None:
@@ -206,7 +206,8 @@ class DiskRoot:
 
     def rename(self, old: str, new: str) -> None:
         source, target = Path(self.host_path(old)), Path(self.host_path(new))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with _disk_errors(new):
+            _make_folders(target.parent)
         try:
             os.replace(source, target)
         except FileNotFoundError as exc:
@@ -217,13 +218,14 @@ class DiskRoot:
 
     def link(self, path: str, target: str) -> None:
         place = Path(self.host_path(path))
-        place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f".{place.name}.new")
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        temporary.symlink_to(target)
-        os.replace(temporary, place)
-        _sync_folder(place.parent)
+        with _disk_errors(path):
+            _make_folders(place.parent)
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+            temporary.symlink_to(target)
+            os.replace(temporary, place)
+            _sync_folder(place.parent)
 
     def read_link(self, path: str) -> str | None:
         try:
@@ -259,6 +261,19 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it. Each new name is synced: a file that was synced in a
+    folder whose own name was not is lost with it (fsync(2))."""
+    missing: list[Path] = []
+    here = folder
+    while not here.exists():
+        missing.append(here)
+        here = here.parent
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        _sync_folder(place.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,8 +2,7 @@
 
 It keeps the promise of `files.Root`: what a call wrote is durable when the call returned. With
 `cut_power_at(n)` the n-th changing call raises `PowerCut`, either before it did anything, after
-it did everything, or, for an append, in its middle. `mkdir` alone is not synced by the real Root,
-so an empty folder made since the last synced write beside it is forgotten by a cut.
+it did everything, or, for an append, in its middle.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ class MemoryRoot:
         self._cut_half = halfway
 
     def power_on(self) -> None:
-        """After a cut: forget what was never synced, and fail no more."""
+        """After a cut: fail no more."""
         self._cut_at = 0
-        self.folders.clear()
 
     def host_path(self, path: str) -> str:
         return path
