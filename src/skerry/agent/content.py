@@ -62,7 +62,8 @@ class ContentStore:
     def put_chunks(self, digest: str, chunks: Iterable[bytes]) -> None:
         """As `put`, for content too large for memory."""
         partial = f"{paths.PARTIAL}/{hex_of(digest)}"
-        self._root.write_chunks(partial, chunks)
+        # A revision may hold a password that somebody wrote into it.
+        self._root.write_chunks(partial, chunks, mode=0o600)
         self._accept(digest, partial, _place(digest))
 
     async def ensure(self, digest: str, *, size: int = 0) -> str:
@@ -106,7 +107,7 @@ class ContentStore:
             self._root.remove(partial)
             raise DigestMismatch(digest, found)
         if not self._root.exists(partial):  # the empty blob
-            self._root.write(partial, b"")
+            self._root.write(partial, b"", mode=0o600)
         self._root.rename(partial, place)
         return place
 

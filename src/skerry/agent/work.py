@@ -18,6 +18,7 @@ from skerry.agent.content import Content
 from skerry.agent.identity import HostKeys, Identity
 from skerry.agent.journal import Entry, EventLog, Failure, Journal, Verdict, advance
 from skerry.agent.kube.engine import KubeEngine
+from skerry.agent.redact import Redactor, redactor
 from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
@@ -67,6 +68,9 @@ class Worker:
     standing: Standing
     wake: anyio.Event = field(default_factory=anyio.Event)
     idle_s: float = _IDLE_S
+    _clean: Redactor = Redactor()
+    _secret_digest: str = ""
+    _secrets: tuple[str, ...] = ()
     _stopped: Failure | None = None
     _tries: int = 0
     _retry_failed: int = 0
@@ -93,6 +97,7 @@ class Worker:
     async def turn(self) -> float:
         """One round: finish the journal's operation or plan a new one. Seconds until the next."""
         entry = self.journal.load()
+        self._learn(*((entry.cluster, entry.previous) if entry else ()))
         if entry is not None:
             await self._carry_out(entry)
             return 0.0
@@ -104,6 +109,8 @@ class Worker:
                 self.keys,
                 architecture=facts.architecture(),
             )
+            if desired is not None:
+                self._learn(desired.cluster)
             observed = await self.engine.observe()
         except SkerryError as exc:
             self._refused(Failure(reason=exc.reason or "AgentError", message=exc.message))
@@ -113,13 +120,25 @@ class Worker:
             return self.idle_s
         return await self._plan(desired, observed)
 
+    def _learn(self, *clusters: DesiredCluster | None) -> None:
+        """Know what must not be seen before anything can fail with it."""
+        have = accept.stored(self.root)
+        digest = have.digest if have else ""
+        if digest != self._secret_digest:
+            try:
+                self._secrets = accept.opened_secrets(self.root, self.identity, self.keys)
+            except SkerryError:
+                self._secrets = ()  # nothing of it will be used, so nothing can be quoted
+            self._secret_digest = digest
+        self._clean = redactor(self._secrets, *clusters, self.journal.last_good())
+
     def _hindered(self, exc: SkerryError | OSError) -> float:
         """The agent's own files could not be read or written, mostly for a full disk.
 
         Journal and desired state are as they were before; the next turn begins there.
         """
         reason = exc.reason if isinstance(exc, SkerryError) else ""
-        message = exc.message if isinstance(exc, SkerryError) else str(exc)
+        message = self._clean(exc.message if isinstance(exc, SkerryError) else str(exc))
         log.warning("turn.failed", reason=reason or "HostError", message=message)
         self.standing.progress = None
         self._refused(Failure(reason=reason or "HostError", message=message[:2000]))
@@ -242,7 +261,11 @@ class Worker:
 
     def _failure(self, reason: str, message: str, hint: str, step: str) -> Failure:
         return Failure(
-            reason=reason, message=message[:2000], hint=hint, step=step, at=self.clock.now()
+            reason=reason,
+            message=self._clean(message)[:2000],
+            hint=self._clean(hint),
+            step=step,
+            at=self.clock.now(),
         )
 
     def _end(self, entry: Entry, verdict: Verdict, failure: Failure | None) -> None:
@@ -297,7 +320,7 @@ class Worker:
 
     def _refused(self, failure: Failure) -> None:
         kept = tuple(item for item in self.standing.conditions if item.type != "Reconciled")
-        self.standing.conditions = (_reconciled(failure), *kept)
+        self.standing.conditions = (self._clean.condition(_reconciled(failure)), *kept)
         self.standing.announce()
 
     def _show(
@@ -307,9 +330,16 @@ class Worker:
         conditions: tuple[Condition, ...],
         mark: DesiredMark | None,
     ) -> None:
+        state = observed.to_state()
         state = msgspec.structs.replace(
-            observed.to_state(), failed=tuple(sorted(self.journal.failed()))
+            state,
+            failed=tuple(sorted(self.journal.failed())),
+            layers=tuple(
+                msgspec.structs.replace(layer, message=self._clean(layer.message))
+                for layer in state.layers
+            ),
         )
+        conditions = tuple(self._clean.condition(item) for item in conditions)
         before = (
             self.standing.kubernetes,
             _without_times(self.standing.conditions),

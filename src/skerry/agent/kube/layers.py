@@ -17,6 +17,7 @@ import yaml
 from skerry.agent.kube import gate, images, places
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.record import Doors
+from skerry.agent.redact import yaml_problem
 from skerry.lib.errors import SkerryError
 from skerry.lib.proc import CommandFailed, CommandTimedOut
 from skerry.model.meta import Record
@@ -79,7 +80,7 @@ def parse(layer: DesiredLayer) -> list[dict[str, Any]]:
     try:
         documents = [item for item in yaml.safe_load_all(layer.manifests) if item is not None]
     except yaml.YAMLError as exc:
-        raise _invalid(layer, f"its manifests are not YAML: {exc}") from exc
+        raise _invalid(layer, f"its manifests are not YAML: {yaml_problem(exc)}") from exc
     objects: list[dict[str, Any]] = []
     for document in documents:
         if not isinstance(document, dict):

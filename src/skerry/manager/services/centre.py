@@ -54,7 +54,8 @@ class Live:
     """In memory only. `contacts` is the last sync by host uid, `unflushed` those not on disk.
 
     `denials` holds (reason, message) by key fingerprint, so that a host whose token was refused
-    keeps hearing why; `assignments` caches what is stored by host uid.
+    keeps hearing why; `assignments` caches what is stored by host uid; `replays` is when a host's
+    repeated requests were last told to people.
     """
 
     contacts: dict[str, datetime] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Live:
     wakers: dict[str, anyio.Event] = field(default_factory=dict)
     denials: dict[str, tuple[str, str]] = field(default_factory=dict)
     assignments: dict[str, Any] = field(default_factory=dict)
+    replays: dict[str, datetime] = field(default_factory=dict)
 
     def seen(self, uid: str, at: datetime) -> None:
         self.contacts[uid] = at

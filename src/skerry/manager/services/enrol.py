@@ -23,6 +23,7 @@ from skerry.manager.services.tokens import is_junk
 from skerry.manager.store.protocol import (
     AnyResource,
     Conflict,
+    Event,
     LimitReached,
     NotFound,
     Put,
@@ -33,7 +34,7 @@ from skerry.manager.store.protocol import (
 )
 from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus, Inventory, Nic
 from skerry.model.labels import host_labels
-from skerry.model.meta import Metadata, Resource
+from skerry.model.meta import DEFAULT_PROJECT, Metadata, Resource
 from skerry.wire.messages import EnrolRequest, EnrolState
 
 _TRIES = 12
@@ -57,7 +58,9 @@ async def enrol(centre: Centre, asking: Asking) -> EnrolState:
             if there is not None and there.uid != made:
                 made = there.uid  # another request made this host a moment ago: look again
                 continue
-            return _deny(centre, asking, "TokenUsedUp", "the registration token is used up")
+            token = (await credential_of(centre, asking)).token
+            name = f"registration token {token.name}" if token else "the registration token"
+            return await _deny(centre, asking, "TokenUsedUp", f"{name} is used up", token)
         except Conflict:
             continue  # another request of this key, or a name that was taken meanwhile
     raise Contended("registration")
@@ -81,7 +84,7 @@ async def _once(centre: Centre, asking: Asking) -> EnrolState:
     stone_uid = await centre.store.value(hosts.STONE_KEYS, asking.fingerprint)
     credential = await credential_of(centre, asking)
     if credential.denied:
-        return _deny(centre, asking, credential.denied, credential.message)
+        return await _deny(centre, asking, credential.denied, credential.message, credential.token)
     remembered = centre.live.denials.get(asking.fingerprint)
     if remembered is not None and not credential.proven:
         return _denied(asking, *remembered)
@@ -352,9 +355,23 @@ async def _rekey_state(centre: Centre, asking: Asking, uid: str) -> EnrolState:
     )
 
 
-def _deny(centre: Centre, asking: Asking, reason: str, message: str) -> EnrolState:
-    if len(centre.live.denials) < _MAX_DENIALS:
+async def _deny(
+    centre: Centre, asking: Asking, reason: str, message: str, token: AnyResource | None
+) -> EnrolState:
+    """Deny a machine that has no object here, and say so once where a person will look for it."""
+    if asking.fingerprint not in centre.live.denials and len(centre.live.denials) < _MAX_DENIALS:
         centre.live.denials[asking.fingerprint] = (reason, message)
+        name = asking.request.facts.host_name[:63] or "unnamed"
+        seen = Event(
+            at=centre.clock.now(),
+            object_kind="RegistrationToken" if token else "Host",
+            object_project=token.project if token else DEFAULT_PROJECT,
+            object_name=token.name if token else name,
+            reason=reason,
+            message=f"{name} (key {asking.fingerprint[:16]}) from {asking.address}: {message}",
+            severity="warning",
+        )
+        await centre.store.commit(WriteSet(events=(seen,)))
     return _denied(asking, reason, message)
 
 
