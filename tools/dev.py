@@ -1,4 +1,4 @@
-"""The tasks behind `./dev`: environment, `up`, `down`, `test`.
+"""The tasks behind `./dev`: environment, `up`, `down`, `test`, `bench`.
 
 Runs on a bare python3, so nothing of skerry or of its dependencies is imported here. The
 environment is rebuilt when a lock file changed, and only then.
@@ -27,7 +27,7 @@ PARALLEL = {"unit": "2", "contract": "2", "integration": "2"}
 # Debian packages by what needs them; the lab's and builder's own lists lie beside their code.
 PACKAGES = {
     "contract": ["postgresql"],
-    "browser": ["chromium"],
+    "browser": ["chromium", "iproute2"],
 }
 
 
@@ -51,6 +51,8 @@ def main(argv: list[str]) -> int:
             )
         if command == "test":
             return test(rest)
+        if command == "bench":
+            return bench(rest)
         if command == "up":
             return up(rest)
         if command == "down":
@@ -278,6 +280,16 @@ def test(rest: list[str]) -> int:
     return report([code for _, _, code in times])
 
 
+def bench(rest: list[str]) -> int:
+    """Benchmarks; those with real hosts need root and what the lab needs."""
+    prepare()
+    if os.geteuid() == 0 and sys.platform == "linux" and not {"-h", "--help"} & set(rest):
+        install_packages(lab_packages(), why="the lab's hosts and releases")
+        ensure_go()
+    argv = [str(VENV / "bin/python"), "-m", "bench", *rest]
+    return subprocess.call(argv, cwd=ROOT, env=environment())
+
+
 def run_level(level: str, *, long: bool, extra: list[str]) -> int:
     print(f"\n== {level}", flush=True)
     if level == "static":
@@ -298,7 +310,15 @@ def run_level(level: str, *, long: bool, extra: list[str]) -> int:
     argv += ["-q", "--durations=5", *([] if long else ["-m", "not long"])]
     if level in PARALLEL:
         argv += ["-n", PARALLEL[level]]
-    return subprocess.call([*argv, *extra], cwd=ROOT, env=environment())
+    return subprocess.call([*isolated(level), *argv, *extra], cwd=ROOT, env=environment())
+
+
+def isolated(level: str) -> list[str]:
+    """Run the browser where only the loopback exists: nothing it asks for leaves this machine,
+    and interfaces that others make do not cut its connections (ERR_NETWORK_CHANGED)."""
+    if level != "browser" or os.geteuid() != 0 or not shutil.which("unshare"):
+        return []
+    return ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
 
 def static() -> int:
@@ -307,8 +327,9 @@ def static() -> int:
         ["ruff", "format", "--check", "-q", "."],
         ["ruff", "check", "-q", "."],
         ["mypy"],
+        ["pyright"],
         ["lint-imports", "--no-cache"],
-        ["codespell", "src", "tests", "docs", "README.md", "ARCHITECTURE.md"],
+        ["codespell", "src", "tests", "bench", "docs", "README.md", "ARCHITECTURE.md"],
     ]
     worst = 0
     for argv in commands:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.lab.bench import CHECKOUT, HOST, Bench
 
-from skerry.lab import Lab
+from skerry.builder.agent import build_agent
+from skerry.builder.cache import default_cache
+from skerry.builder.gomodules import machine_architecture
+from skerry.lab import Lab, deviations
+from skerry.lib.proc import SystemRunner
+from skerry.manager.settings import Settings
+
+_CHAPTERS = pytest.StashKey[list[tuple[str, str, float]]]()
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +41,40 @@ async def lab(
     run = f"t{os.getpid()}-{abs(hash(request.node.name)) % 1000}"
     async with Lab(run, lab_base) as entered:
         yield entered
+
+
+@pytest.fixture(scope="module")
+async def bench(lab: Lab, lab_base: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """A running host without skerry, and the settings of a manager that it can reach."""
+    archive = await build_agent(
+        cache=default_cache(os.environ),
+        runner=SystemRunner(),
+        lock=CHECKOUT / "requirements" / "dev.txt",
+    )
+    host = await lab.add_host(HOST)
+    await host.start()
+    with tempfile.TemporaryDirectory(dir=lab_base) as folder:
+        settings = Settings(
+            data=f"{folder}/data",
+            host=str(lab.gateway),
+            port=9443,
+            names=(str(lab.gateway),),
+            agent_archives=((machine_architecture(), str(archive.path)),),
+            sync_interval_s=5,
+        )
+        made = Bench(lab, host, settings, Path(folder), deviations(lab.facts))
+        yield made
+    told = request.config.stash.setdefault(_CHAPTERS, [])
+    told += [(Path(request.node.name).stem, name, seconds) for name, seconds in made.chapters]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print how long each chapter took; nobody watches a story of minutes."""
+    chapters = config.stash.get(_CHAPTERS, [])
+    if not chapters:
+        return
+    terminalreporter.section("seconds per chapter")
+    for module, name, seconds in chapters:
+        terminalreporter.write_line(f"{module:<20} {seconds:>7.1f}  {name}")

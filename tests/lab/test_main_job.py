@@ -6,179 +6,36 @@ One story, because each chapter needs the one before and a cluster takes a minut
 from __future__ import annotations
 
 import base64
-import contextlib
-import os
 import ssl
-import tempfile
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx2
 import pytest
 import yaml
+from tests.lab import trace, trouble
+from tests.lab.bench import (
+    CLUSTER,
+    HOST,
+    Bench,
+    apply,
+    condition,
+    host_of,
+    in_sync,
+    push,
+    register,
+    until,
+)
 
-from skerry.builder.agent import build_agent
-from skerry.builder.cache import default_cache
-from skerry.builder.example import build_example
-from skerry.builder.gomodules import machine_architecture
-from skerry.builder.release import build_release
 from skerry.client.api import Api
 from skerry.client.bundles import download_bundle
-from skerry.lab import ContainerHost, Lab, content, deviations, onboarding
-from skerry.lab.inprocess import Running, running_manager
-from skerry.lib.errors import SkerryError
-from skerry.lib.proc import SystemRunner
-from skerry.manager.settings import Settings
+from skerry.lab import onboarding
 from skerry.model.kinds import KINDS
 
 pytestmark = [pytest.mark.lab, pytest.mark.anyio, pytest.mark.timeout(5400)]
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-HOST = "harbour-1"
-CLUSTER = "harbour"
 OLD, NEW = "1.35.4", "1.36.3"
-KUBECTL = ["/var/lib/skerry/links/kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"]
-
-WRITER = """
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: writer, namespace: default}
-spec:
-  replicas: 1
-  strategy: {type: Recreate}
-  selector: {matchLabels: {app: writer}}
-  template:
-    metadata: {labels: {app: writer}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-        - name: writer
-          image: skerry.dev/example/web:1.0
-          imagePullPolicy: Never
-          command: [/bin/busybox, sh, -c]
-          args:
-            - |
-              i=$(tail -n1 /data/log 2>/dev/null || echo 0); i=${i:-0}
-              while :; do i=$((i+1)); echo $i >> /data/log; sync /data/log; sleep 0.2; done
-          volumeMounts: [{name: data, mountPath: /data}]
-      volumes:
-        - name: data
-          hostPath: {path: /var/lib/writer, type: DirectoryOrCreate}
-"""
-
-
-@dataclass
-class Bench:
-    """The lab host, and a manager that can be taken away and brought back."""
-
-    lab: Lab
-    host: ContainerHost
-    settings: Settings
-    folder: Path
-    values: Mapping[str, Any]
-
-    @contextlib.asynccontextmanager
-    async def manager(self) -> AsyncIterator[Running]:
-        async with running_manager(self.settings, self.folder / "key") as running:
-            yield running
-
-    async def kubectl(self, *arguments: str) -> str:
-        return (await self.host.run([*KUBECTL, *arguments], timeout_s=60)).stdout
-
-    async def page(self) -> str:
-        async with httpx2.AsyncClient(trust_env=False, timeout=5) as http:
-            return (await http.get(f"http://{self.host.address}:30080/")).text
-
-    def profile(self, version: str, kubernetes: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The example profile at another version, with the writer as one more layer."""
-        document = content.example_documents(CHECKOUT, {**self.values, **values})[0]
-        document["spec"]["version"] = version
-        for layer in document["spec"]["layers"]:
-            if layer["type"] == "kubernetes":
-                layer["version"] = kubernetes
-        document["spec"]["layers"].append(
-            {
-                "name": "writer",
-                "type": "addon",
-                "artifacts": ["example-web-1-0"],
-                "manifests": WRITER,
-            }
-        )
-        return document
-
-    def cluster(self, version: str, greeting: str) -> dict[str, Any]:
-        document = content.example_documents(CHECKOUT, {})[1]
-        document["spec"]["profiles"][0]["version"] = version
-        document["spec"]["variables"]["greeting"] = greeting
-        return document
-
-    async def written(self) -> list[int]:
-        text = (await self.host.run(["cat", "/var/lib/writer/log"], timeout_s=10)).stdout
-        return [int(line) for line in text.split()]
-
-
-@pytest.fixture(scope="module")
-async def bench(lab: Lab, lab_base: Path) -> AsyncIterator[Bench]:
-    archive = await build_agent(
-        cache=default_cache(os.environ),
-        runner=SystemRunner(),
-        lock=CHECKOUT / "requirements" / "dev.txt",
-    )
-    host = await lab.add_host(HOST)
-    await host.start()
-    with tempfile.TemporaryDirectory(dir=lab_base) as folder:
-        settings = Settings(
-            data=f"{folder}/data",
-            host=str(lab.gateway),
-            port=9443,
-            names=(str(lab.gateway),),
-            agent_archives=((machine_architecture(), str(archive.path)),),
-            sync_interval_s=5,
-        )
-        yield Bench(lab, host, settings, Path(folder), deviations(lab.facts))
-
-
-async def apply(api: Api, *documents: dict[str, Any]) -> None:
-    for document in documents:
-        await api.apply(KINDS[document["kind"]], "default", document)
-
-
-async def push_everything(running: Running, bench: Bench) -> None:
-    cache, runner = default_cache(os.environ), SystemRunner()
-    key = onboarding.release_key(Path(running.info.data))
-    built = [
-        await build_release(version, cache=cache, runner=runner, env=os.environ)
-        for version in (OLD, NEW)
-    ]
-    built.append(await build_example("1.0", cache=cache, runner=runner))
-    await onboarding.push_artifacts(running.api, built, key=key)
-
-
-async def until(what: str, check: Any, *, limit_s: float) -> None:
-    """Wait for an async condition; its last error or value is the failure's text."""
-    seen: object = None
-    with anyio.move_on_after(limit_s):
-        while True:
-            try:
-                seen = await check()
-                if seen:
-                    return
-            except (SkerryError, httpx2.HTTPError, AssertionError) as exc:
-                seen = exc
-            await anyio.sleep(1)
-    pytest.fail(f"{what} did not come about within {limit_s:g} s; last seen: {seen}")
-
-
-async def host_of(api: Api) -> dict[str, Any]:
-    return dict(await api.get(KINDS["Host"], "default", HOST))
-
-
-def condition(document: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    found = [item for item in document["status"]["conditions"] if item["type"] == kind]
-    return found[0] if found else {}
 
 
 @dataclass
@@ -225,37 +82,55 @@ class OutsideWriter:
 
 
 async def test_main_job(bench: Bench) -> None:
+    before = await trace.record(bench.host)
+    chapter = bench.chapter
     async with bench.manager() as running:
-        await push_everything(running, bench)
-        await a_host_registers(bench, running.api)
-        await it_becomes_a_cluster_that_answers(bench, running.api)
-        await a_value_changes_without_disruption(bench, running.api)
-        await a_bad_upgrade_returns_and_loses_nothing(bench, running.api)
-        bundle = await a_bundle_is_exported(bench, running.api)
-    await it_upgrades_without_the_manager(bench, bundle)
-    await it_reboots_into_running(bench)
+        api = running.api
+        async with chapter("releases are built and pushed"):
+            await push(running, OLD, NEW)
+        async with chapter("a host registers"):
+            await a_host_registers(bench, api)
+        async with chapter("a foreign kubelet is refused by name"):
+            await trouble.a_foreign_kubelet_is_refused_by_name(bench, api, OLD)
+        async with chapter("it becomes a cluster that answers"):
+            await it_becomes_a_cluster_that_answers(bench, api)
+        async with chapter("a value changes without disruption"):
+            await a_value_changes_without_disruption(bench, api)
+        async with chapter("layers that never become ready"):
+            await trouble.layers_that_never_become_ready(bench, api, OLD)
+        async with chapter("a bad upgrade returns and loses nothing"):
+            await a_bad_upgrade_returns_and_loses_nothing(bench, api)
+        async with chapter("a bundle is exported"):
+            bundle = await a_bundle_is_exported(bench, api)
+    async with chapter("it upgrades without the manager"):
+        await it_upgrades_without_the_manager(bench, bundle)
+    async with chapter("it reboots into running"):
+        await it_reboots_into_running(bench)
     async with bench.manager() as running:
-        await it_catches_up(running.api)
-        await deletion_resets_the_host(bench, running.api)
-        await the_host_can_be_used_again(bench, running.api)
+        api = running.api
+        async with chapter("it catches up"):
+            await it_catches_up(api)
+        async with chapter("deletion resets the host"):
+            await deletion_resets_the_host(bench, api)
+        async with chapter("the host can be used again"):
+            await the_host_can_be_used_again(bench, api)
+        async with chapter("removal leaves no trace"):
+            await removal_leaves_no_trace(bench, before)
 
 
 async def a_host_registers(bench: Bench, api: Api) -> None:
-    token = await onboarding.new_token(api, "lab", {"autoApprove": True})
-    await onboarding.install_agent(bench.host, str(token["install"]))
-    await onboarding.wait_for_host(api, HOST, limit_s=60)
-    environment = await bench.host.run(
-        ["sh", "-c", "cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'"],
-        timeout_s=10,
+    token = await register(bench, api)
+    environment = await bench.sh(
+        "cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; true"
     )
-    assert token["secret"] not in environment.stdout
+    assert token["secret"] not in environment
 
 
 async def it_becomes_a_cluster_that_answers(bench: Bench, api: Api) -> None:
-    await apply(api, bench.profile("1.0.0", OLD, {}), bench.cluster("1.0.0", "ahoy"))
+    # Asked for when the host was refused; now it forms by itself.
     await onboarding.wait_for_cluster(api, CLUSTER, limit_s=300)
 
-    await until("the page", lambda: _says(bench, "ahoy"), limit_s=30)
+    await until("the page", lambda: bench.says("ahoy"), limit_s=30)
     await until("the writer", bench.written, limit_s=30)
 
 
@@ -264,7 +139,7 @@ async def a_value_changes_without_disruption(bench: Bench, api: Api) -> None:
     await apply(api, bench.cluster("1.0.0", "land in sight"))
 
     # A mounted ConfigMap reaches its pod with the kubelet's next sync, at most 90 s later.
-    await until("the new page", lambda: _says(bench, "land in sight"), limit_s=150)
+    await until("the new page", lambda: bench.says("land in sight"), limit_s=150)
     await onboarding.wait_for_cluster(api, CLUSTER, limit_s=60)
     assert await bench.kubectl("get", "node", HOST, "-o", "jsonpath={.metadata.uid}") == before
 
@@ -307,8 +182,7 @@ async def a_bad_upgrade_returns_and_loses_nothing(bench: Bench, api: Api) -> Non
     lost = [name for name in outside.acknowledged if f"configmap/{name}" not in names]
     assert lost == []
     assert outside.refused > 0
-    numbers = await bench.written()
-    assert numbers == list(range(1, len(numbers) + 1))
+    await bench.nothing_written_was_lost()
     why = await api.why_host("default", HOST)
     assert why["reason"] == "UpgradeReturned"
     assert why["nextAction"]
@@ -340,32 +214,25 @@ async def it_upgrades_without_the_manager(bench: Bench, bundle: Path) -> None:
         text = await bench.kubectl(
             "get", "node", HOST, "-o", "jsonpath={.status.nodeInfo.kubeletVersion}"
         )
-        status = await bench.host.run(["skerry-agent", "status"], timeout_s=20)
+        status = await bench.status()
         assert f"v{NEW}" == text, text
-        assert "doing" not in status.stdout, status.stdout
-        return f"kubernetes   {NEW}" in status.stdout
+        assert "doing" not in status, status
+        return f"kubernetes   {NEW}" in status
 
     await until("the upgrade", upgraded, limit_s=420)
-    await until("the new page", lambda: _says(bench, "new harbour"), limit_s=150)
-    numbers = await bench.written()
-    assert numbers == list(range(1, len(numbers) + 1))
+    await until("the new page", lambda: bench.says("new harbour"), limit_s=150)
+    await bench.nothing_written_was_lost()
 
 
 async def it_reboots_into_running(bench: Bench) -> None:
     await bench.host.stop()
     await bench.host.start()
 
-    await until("the page after a reboot", lambda: _says(bench, "new harbour"), limit_s=180)
+    await until("the page after a reboot", lambda: bench.says("new harbour"), limit_s=180)
 
 
 async def it_catches_up(api: Api) -> None:
-    async def in_sync() -> bool:
-        host = await host_of(api)
-        desired, acknowledged = host["status"]["desired"], host["status"]["acknowledged"]
-        assert desired == acknowledged, (desired, acknowledged, host["status"]["conditions"])
-        return bool(host["status"]["kubernetes"]["release"] == NEW)
-
-    await until("the host in sync", in_sync, limit_s=120)
+    await until("the host in sync", lambda: in_sync(api, NEW), limit_s=120)
     cluster = await onboarding.wait_for_cluster(api, CLUSTER, limit_s=60)
     assert cluster["status"]["kubernetesVersion"] == NEW
 
@@ -380,8 +247,7 @@ async def deletion_resets_the_host(bench: Bench, api: Api) -> None:
         )
 
     await until("the reset", gone, limit_s=240)
-    left = await bench.host.run(["sh", "-c", _LEFT], timeout_s=30)
-    assert left.stdout == ""
+    assert await bench.sh(_LEFT) == ""
 
 
 _LEFT = """
@@ -402,11 +268,17 @@ true
 async def the_host_can_be_used_again(bench: Bench, api: Api) -> None:
     await apply(api, bench.cluster("1.2.0", "second voyage"))
     await onboarding.wait_for_cluster(api, CLUSTER, limit_s=300)
-    await until("the page", lambda: _says(bench, "second voyage"), limit_s=60)
+    await until("the page", lambda: bench.says("second voyage"), limit_s=60)
 
 
-async def _says(bench: Bench, words: str) -> bool:
-    return words in await bench.page()
+async def removal_leaves_no_trace(bench: Bench, before: trace.Trace) -> None:
+    """A running cluster and the agent go; the host is what it was before it registered."""
+    await bench.host.run(["skerry-agent", "remove", "--yes"], timeout_s=240)
+    await bench.sh("rm -r /root/host.bundle")  # the test's own
+
+    after = await trace.record(bench.host)
+
+    assert trace.differences(before, after) == []
 
 
 async def _count(items: list[str]) -> int:

@@ -16,7 +16,7 @@ from skerry.agent import paths
 from skerry.agent.content import Content
 from skerry.agent.identity import HostKeys, Identity
 from skerry.agent.redact import yaml_problem
-from skerry.lib import pki
+from skerry.lib import pki, plain_yaml
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
@@ -52,11 +52,17 @@ class Stored(Record, frozen=True, kw_only=True):
     envelope: env.Envelope
 
 
-def stored(root: Root) -> Stored | None:
-    """The newest accepted assignment, if any."""
+def stored(root: Root, identity: Identity) -> Stored | None:
+    """The newest accepted assignment, if any.
+
+    One for another registration of this machine does not count: a manager that made the host
+    anew begins its epochs again.
+    """
     if not root.exists(paths.DESIRED):
         return None
-    return msgspec.json.decode(root.read(paths.DESIRED), type=Stored)
+    found = msgspec.json.decode(root.read(paths.DESIRED), type=Stored)
+    addressee = decode(found.envelope.payload, Assignment, limit=env.MAX_ENVELOPE_BYTES).host_uid
+    return found if addressee == identity.host_uid else None
 
 
 def open_assignment(envelope: env.Envelope, identity: Identity) -> Assignment:
@@ -70,7 +76,7 @@ def open_assignment(envelope: env.Envelope, identity: Identity) -> Assignment:
         role=env.KeyRole.CHANNEL,
         trusted=identity.trusted_keys,
     )
-    assignment = decode(payload, Assignment)
+    assignment = decode(payload, Assignment, limit=env.MAX_ENVELOPE_BYTES)
     if assignment.host_uid != identity.host_uid:
         raise AssignmentRefused(
             f"the assignment is for host {assignment.host_uid[:40]!r}, this is"
@@ -93,7 +99,7 @@ def accept(root: Root, envelope: env.Envelope, identity: Identity) -> Stored:
     """
     assignment = open_assignment(envelope, identity)
     new = Stored(epoch=assignment.epoch, digest=envelope.payload_digest, envelope=envelope)
-    have = stored(root)
+    have = stored(root, identity)
     if have is not None:
         if have.epoch == new.epoch and have.digest == new.digest:
             return have
@@ -114,7 +120,7 @@ async def desired_host(
 
     None before the first assignment. Raises SkerryError with a reason.
     """
-    have = stored(root)
+    have = stored(root, identity)
     if have is None:
         return None
     assignment = open_assignment(have.envelope, identity)
@@ -133,7 +139,7 @@ async def desired_host(
 
 def opened_secrets(root: Root, identity: Identity, keys: HostKeys) -> tuple[str, ...]:
     """The secrets of the newest assignment, so that texts can be cleaned of them."""
-    have = stored(root)
+    have = stored(root, identity)
     if have is None:
         return ()
     assignment = open_assignment(have.envelope, identity)
@@ -153,17 +159,22 @@ async def _cluster(
     for named in part.revisions:
         path = await content.ensure(named.digest)
         revisions.append(decode_revision(_small(root, path)))
+    secrets = _open(part.secrets, keys)
     layers = resolve(
         revisions,
         part.variables,
-        facts={**_facts(identity, part, architecture), **_open(part.secrets, keys)},
+        facts={**_facts(identity, part, architecture), **secrets},
         keep=never,
     )
     by_digest = {ref.digest: ref for ref in part.artifacts}
     by_name = {ref.name: ref for ref in part.artifacts}
     for ref in part.artifacts:
         await _check_artifact(root, content, identity, ref, architecture=architecture)
-    kubernetes = next(layer for layer in layers if layer.type is LayerType.KUBERNETES)
+    kubernetes = next((layer for layer in layers if layer.type is LayerType.KUBERNETES), None)
+    if kubernetes is None:
+        raise AssignmentRefused(
+            "the assigned stack has no kubernetes layer", reason="ValuesInvalid"
+        )
     release = next(
         (
             ref
@@ -194,12 +205,13 @@ async def _cluster(
             for layer in layers
             if layer.type not in (LayerType.KUBERNETES, LayerType.OS)
         ),
+        hidden=tuple(sorted({value for value in secrets.values() if value})),
     )
 
 
 def _values(layer: ResolvedLayer) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(layer.values) or {}
+        values = plain_yaml.load(layer.values) or {}
     except yaml.YAMLError as exc:
         raise AssignmentRefused(
             f"values of layer {layer.name} are not YAML: {yaml_problem(exc)}",
@@ -216,6 +228,12 @@ def _values(layer: ResolvedLayer) -> dict[str, Any]:
 
 
 def _layer(layer: ResolvedLayer, artifacts: dict[str, ArtifactRef]) -> DesiredLayer:
+    lacking = [name for name in layer.artifacts if name not in artifacts]
+    if lacking:
+        raise AssignmentRefused(
+            f"layer {layer.name} needs artifact {lacking[0]}, which was not assigned",
+            reason="ArtifactMissing",
+        )
     needed = tuple(artifacts[name] for name in layer.artifacts)
     plain = DesiredLayer(
         name=layer.name,
@@ -269,12 +287,17 @@ def _facts(identity: Identity, part: ClusterAssignment, architecture: str) -> di
 
 
 def _open(secrets: tuple[SealedSecret, ...], keys: HostKeys) -> dict[str, str]:
-    return {
-        secret.name: pki.open_sealed(
-            secret.sealed, keys.sealing, info=secret.name.encode()
-        ).decode()
-        for secret in secrets
-    }
+    opened: dict[str, str] = {}
+    for secret in secrets:
+        plain = pki.open_sealed(secret.sealed, keys.sealing, info=secret.name.encode())
+        try:
+            opened[secret.name] = plain.decode()
+        except UnicodeDecodeError:
+            # Not `from` the cause: it quotes the value.
+            raise AssignmentRefused(
+                f"secret {secret.name[:100]} is not text", reason="ValuesInvalid"
+            ) from None
+    return opened
 
 
 def _small(root: Root, path: str) -> bytes:

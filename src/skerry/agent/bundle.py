@@ -7,7 +7,9 @@ stream: the assignment is verified before a single blob is written. Importing tw
 
 from __future__ import annotations
 
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import IO
 
@@ -21,9 +23,20 @@ from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.wire import envelope as env
 from skerry.wire.bundle import BLOBS, DESCRIPTION, ENVELOPE, FORMAT, BundleDescription
+from skerry.wire.messages import MessageInvalid
 
 _MAX_BLOB = 4 * 1024 * 1024 * 1024
 _CHUNK = 1 << 20
+# What tarfile lets through of the decompressors behind it.
+_UNREADABLE = (
+    tarfile.TarError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    lzma.LZMAError,
+    msgspec.DecodeError,
+    MessageInvalid,
+)
 
 
 class BundleInvalid(SkerryError):
@@ -53,7 +66,7 @@ def import_bundle(root: Root, identity: Identity, stream: IO[bytes]) -> accept.S
             accept.open_assignment(envelope, identity)
             for member in members:
                 _blob(tar, member, store)
-    except (tarfile.TarError, EOFError, msgspec.DecodeError, OSError) as exc:
+    except (*_UNREADABLE, OSError) as exc:
         raise BundleInvalid(f"cannot read the bundle: {exc}") from exc
     return accept.accept(root, envelope, identity)
 

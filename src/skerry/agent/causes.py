@@ -42,7 +42,7 @@ def cause_of(where: str, exc: BaseException, *, proxy: str = "") -> ChannelFaile
         return ChannelFailed(
             f"proxy {proxy} refuses the way to {where}: {exc}",
             reason="ProxyRefused",
-            hint="ask whoever runs the proxy to let this host reach the manager",
+            hint="let the proxy allow CONNECT to the manager, or check its user and password",
         )
     if any(isinstance(item, httpx2.TimeoutException | TimeoutError) for item in chain):
         return ChannelFailed(

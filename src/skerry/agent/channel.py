@@ -324,7 +324,8 @@ def _without_password(proxy: str) -> str:
     if not proxy:
         return ""
     parts = urlsplit(proxy)
-    return f"{parts.scheme}://{parts.hostname or ''}" + (f":{parts.port}" if parts.port else "")
+    name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    return f"{name}:{parts.port}" if parts.port else name
 
 
 def _is_address(name: str) -> bool:

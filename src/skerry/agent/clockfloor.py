@@ -66,7 +66,7 @@ class ClockFloor:
     def saw_assignment(self, identity: Identity) -> None:
         """Count the newest accepted assignment, however it came."""
         try:
-            have = accept.stored(self.root)
+            have = accept.stored(self.root, identity)
             if have is not None:
                 self.saw(accept.open_assignment(have.envelope, identity).issued_at)
         except SkerryError:

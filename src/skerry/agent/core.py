@@ -99,6 +99,7 @@ async def _register(
             failures = 0
             condition = _answered(identity)
         except (SkerryError, OSError) as exc:
+            # Refused or unreachable, or the disk is full: the host asks again in any case.
             failures += 1
             wait_s = min(2.0**failures, _ASK_MAX_S)
             condition = _unanswered(exc)
@@ -108,10 +109,13 @@ async def _register(
             ):
                 wait_s = 0.0
         conditions = (condition, mine.note) if mine.note else (condition,)
-        _show_registration(parts.root, identity, keys, conditions)
+        try:
+            _show_registration(parts.root, identity, keys, conditions)
+        except (SkerryError, OSError) as exc:
+            log.warning("status.not-written", message=str(exc))
         if identity.approved:
             return identity
-        await parts.clock.sleep(wait_s)
+        await parts.clock.sleep(max(wait_s, 1.0))
 
 
 def _answered(identity: Identity) -> Condition:
@@ -180,7 +184,7 @@ async def _live(
             save_identity(
                 parts.root,
                 msgspec.structs.replace(
-                    identity, state="revoked", reason="Revoked", message=message
+                    syncer.identity, state="revoked", reason="Revoked", message=message
                 ),
             )
             log.warning("host.revoked", message=message)
@@ -192,12 +196,12 @@ async def _live(
             clock=parts.clock,
             channel=channel,
             identity=identity,
+            keys=keys,
             events=events,
             standing=standing,
             on_assignment=worker.nudge,
             on_revoked=revoked,
             floor=floor,
-            fingerprint=keys.fingerprint,
             hold_s=parts.hold_s,
         )
 

@@ -153,6 +153,14 @@ class Journal:
     def forget_failed(self) -> None:
         self._root.remove(paths.FAILED)
 
+    def retried(self) -> int:
+        """Number of the last request to try again what failed; it survives a restart, because
+        each request counts once."""
+        return int(self._root.read(paths.RETRIED)) if self._root.exists(paths.RETRIED) else 0
+
+    def save_retried(self, number: int) -> None:
+        self._root.write(paths.RETRIED, str(number).encode(), mode=0o600)
+
     def last_good(self) -> DesiredCluster | None:
         if not self._root.exists(paths.LAST_GOOD):
             return None

@@ -39,7 +39,7 @@ from skerry.model.problems import DocumentInvalid
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.DEBUG if os.environ.get("SKERRY_DEBUG") else logging.INFO
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes; the reference is made from it."""
     parser = argparse.ArgumentParser(prog="skerry-agent", description="skerry's host agent")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -72,8 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     reg.add_argument("--manager", required=True, help="address, https://NAME:PORT")
     reg.add_argument("--trust", required=True, help="file with the manager's root certificate")
     reg.add_argument("--site", default="", help="site to register at")
-    reg.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
-    reg.add_argument("--proxy", default="", help="HTTP proxy for the way to the manager")
+    reg.add_argument(
+        "--label", action="append", default=[], metavar="KEY=VALUE", help="label to register with"
+    )
+    reg.add_argument("--proxy", default="", help="HTTP proxy to the manager (or SKERRY_PROXY)")
     reg.set_defaults(run=_register)
     imp = commands.add_parser("import", help="take over a bundle file")
     imp.add_argument("file", help="bundle made by 'skerry bundle export'")
@@ -86,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     clock.set_defaults(run=_clock)
     status = commands.add_parser("status", help="what this host is and what it waits for")
-    status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    status.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="text (default) or json"
+    )
     status.set_defaults(run=_status)
     return parser
 
@@ -151,7 +156,7 @@ def _register(arguments: argparse.Namespace) -> int:
             authorities=(trust,),
             site=arguments.site,
             labels=labels,
-            proxy=arguments.proxy,
+            proxy=arguments.proxy or os.environ.get("SKERRY_PROXY", ""),
         ),
         token=os.environ.get("SKERRY_TOKEN", ""),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 STATE = "/var/lib/skerry"
+RUN = "/run/skerry"
 
 IDENTITY = f"{STATE}/identity/identity.json"
 HOST_KEY = f"{STATE}/identity/host.key"
@@ -15,6 +16,7 @@ LAST_GOOD = f"{STATE}/desired/good.json"
 
 JOURNAL = f"{STATE}/journal/operation.json"
 FAILED = f"{STATE}/journal/failed.json"
+RETRIED = f"{STATE}/journal/retried"
 EVENTS = f"{STATE}/journal/events.json"
 
 CONTENT = f"{STATE}/content/sha256"
@@ -28,4 +30,4 @@ SETTINGS = "/etc/skerry/agent.yaml"
 
 STATUS = f"{STATE}/status.json"
 # Where the status goes while the disk is full; in memory, so gone with a reboot.
-STATUS_ASIDE = "/run/skerry/status.json"
+STATUS_ASIDE = f"{RUN}/status.json"

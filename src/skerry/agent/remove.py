@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from skerry.agent import paths
 from skerry.agent.kube.engine import KubeEngine
+from skerry.agent.mounts import mount_points, remove_folder
 from skerry.lib.files import Root
 from skerry.lib.proc import Runner
 from skerry.plan.steps import Reset
@@ -22,6 +23,8 @@ async def remove_agent(root: Root, runner: Runner, engine: KubeEngine) -> None:
     await engine.perform(Reset(), None)
     root.remove(f"/etc/systemd/system/{UNIT}")
     await runner.run(["systemctl", "daemon-reload"], timeout_s=60, check=False)
+    await runner.run(["systemctl", "reset-failed", UNIT], timeout_s=60, check=False)
     root.remove(paths.COMMAND)
-    root.remove(paths.STATE)
+    root.remove(paths.RUN)
+    remove_folder(root, paths.STATE, frozenset(mount_points(root)))
     root.remove(INSTALLED)

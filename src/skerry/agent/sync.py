@@ -16,11 +16,11 @@ import msgspec
 import structlog
 
 from skerry import __version__
-from skerry.agent import accept, facts, paths
+from skerry.agent import accept, facts, paths, register
 from skerry.agent.causes import ChannelFailed
 from skerry.agent.channel import Channel, ChannelRefused
 from skerry.agent.clockfloor import ClockFloor
-from skerry.agent.identity import Identity, boot_id
+from skerry.agent.identity import HostKeys, Identity, boot_id
 from skerry.agent.journal import EventLog
 from skerry.agent.work import Standing
 from skerry.lib.clock import Clock
@@ -37,6 +37,8 @@ log = structlog.get_logger("skerry.agent.sync")
 
 _INVENTORY_EVERY_S = 300.0
 _BACKOFF_MAX_S = 300.0
+_RENEW_AGAIN_S = 60.0
+_INTERVAL_MAX_S = 3600.0
 HOLD_S = 25
 _HELD = 0.8
 
@@ -65,17 +67,18 @@ class Syncer:
     clock: Clock
     channel: Channel
     identity: Identity
+    keys: HostKeys
     events: EventLog
     standing: Standing
     on_assignment: Callable[[], None]
     on_revoked: Callable[[str], Awaitable[None]]
     floor: ClockFloor
-    fingerprint: str = ""
     hold_s: int = HOLD_S
     _confirmed: str = ""
     _inventory: Inventory | None = None
     _inventory_at: float = 0.0
     _failures: int = 0
+    _renew_at: float | None = None
     _line: Condition = Condition(type="Synced", status="Unknown", reason="Starting")
     _accepted: Condition | None = None
     _clock: Condition | None = None
@@ -88,7 +91,7 @@ class Syncer:
             try:
                 pause_s = await self.turn()
             except (SkerryError, OSError) as exc:
-                # Our own files failed us, not the line; the host is not silent for that.
+                # The disk says no; what the manager was told stands, and the rest comes again.
                 reason = exc.reason if isinstance(exc, SkerryError) else "HostError"
                 log.warning("sync.hindered", reason=reason, message=str(exc))
                 self._failures += 1
@@ -103,7 +106,7 @@ class Syncer:
         changed = self.standing.changed  # before the report: a change while it is made counts
         report = await self._report()
         digest = sha256(canonical_json(report))
-        have = accept.stored(self.root)
+        have = accept.stored(self.root, self.identity)
         mark = self.standing.acknowledged
         idle = digest == self._confirmed and not self._failures and self.standing.progress is None
         hold_s = self.hold_s if idle else 0
@@ -137,12 +140,13 @@ class Syncer:
         if answer.assignment is not None:
             self._take(answer.assignment)
         self._save(report)
+        await self._renew()
         # At once when the manager lost our report or more events wait.
         if answer.want_report or (answer.events_through and self.events.waiting()):
             return 0.05
         if hold_s and self.clock.monotonic() - started >= hold_s * _HELD:
             return 0.05  # the manager held the request: it does the waiting for us
-        return float(answer.next_s) + back_s
+        return min(max(float(answer.next_s), 1.0), _INTERVAL_MAX_S) + back_s
 
     async def _ask(self, request: SyncRequest, changed: anyio.Event) -> SyncAnswer | None:
         """The answer, or None when something changed here while the manager held the request."""
@@ -179,6 +183,23 @@ class Syncer:
         self._accepted = None
         log.info("assignment.accepted")
         self.on_assignment()
+
+    async def _renew(self) -> None:
+        """Renew the registration certificate when it is time. A failure is no more than that: the
+        line works without, so it is told in the log and tried again."""
+        now = self.clock.monotonic()
+        if self._renew_at is None:
+            due = register.renewal_due_at(self.identity)
+            self._renew_at = now + (due - self.clock.now()).total_seconds()
+        if now < self._renew_at:
+            return
+        try:
+            self.identity = await register.renew(self.root, self.channel, self.identity, self.keys)
+        except SkerryError as exc:
+            log.warning("registration.not_renewed", reason=exc.reason, message=exc.message)
+            self._renew_at = now + _RENEW_AGAIN_S
+            return
+        self._renew_at = None
 
     def _failed(self, exc: SkerryError, report: HostReport) -> float:
         self._failures += 1
@@ -244,18 +265,22 @@ class Syncer:
         return stamped
 
     def _save(self, report: HostReport) -> None:
-        have = accept.stored(self.root)
+        have = accept.stored(self.root, self.identity)
         status = LocalStatus(
             identity_state=self.identity.state,
             host_name=self.identity.host_name,
             manager=self.identity.manager,
-            fingerprint=self.fingerprint,
+            fingerprint=self.keys.fingerprint,
             have_epoch=have.epoch if have else 0,
             acknowledged_epoch=self.standing.acknowledged.epoch,
             report=report,
             conditions=(self._stamp(self._line), *report.conditions),
         )
-        save_status(self.root, status)
+        try:
+            save_status(self.root, status)
+        except (SkerryError, OSError) as exc:
+            # What the host shows is then old; what it reports must not suffer for that.
+            log.warning("status.not-written", message=str(exc))
 
 
 def save_status(root: Root, status: LocalStatus) -> None:

@@ -32,6 +32,9 @@ from skerry.plan.steps import Operation
 log = structlog.get_logger("skerry.agent.work")
 
 _IDLE_S = 10.0
+# A look at a cluster costs about a second of CPU, the cluster's own included. What is well is
+# looked at less often; a new assignment wakes the worker at once all the same.
+_STEADY_S = 30.0
 _STEP_LIMIT_S = 1800.0
 
 
@@ -72,14 +75,15 @@ class Worker:
     _secret_digest: str = ""
     _secrets: tuple[str, ...] = ()
     _stopped: Failure | None = None
+    _stopped_name: str = ""
     _tries: int = 0
-    _retry_failed: int = 0
+    _next_try: float = 0.0
     _last_done: Operation | None = None
     _repeats: int = 0
 
     def nudge(self) -> None:
         """A new assignment is there."""
-        self._tries = 0
+        self._stopped, self._tries = None, 0
         self.wake.set()
         self.wake = anyio.Event()
 
@@ -87,12 +91,30 @@ class Worker:
         """Work until cancelled."""
         while True:
             wake = self.wake
-            try:
-                wait_s = await self.turn()
-            except (SkerryError, OSError) as exc:
-                wait_s = self._hindered(exc)
+            wait_s = await self._guarded()
             with anyio.move_on_after(wait_s):
                 await wake.wait()
+
+    async def _guarded(self) -> float:
+        """A turn that never takes the syncing half down with it.
+
+        A full disk, or a document that nobody foresaw, is reported and tried again: the journal
+        holds how far the operation is, and the next assignment may be the remedy.
+        """
+        try:
+            return await self.turn()
+        except SkerryError as exc:
+            failure = self._failure(exc.reason or "AgentError", exc.message, exc.hint, "")
+        except OSError as exc:
+            failure = self._failure("HostError", str(exc), "", "")
+        except Exception as exc:
+            # Not its text: an error that nobody foresaw may quote anything, a secret too.
+            log.exception("work.defect")
+            message = f"{type(exc).__name__} in the agent; its log has more"
+            failure = self._failure("AgentError", message, "", "")
+        self._tries += 1
+        self._refused(failure)
+        return self._delay()
 
     async def turn(self) -> float:
         """One round: finish the journal's operation or plan a new one. Seconds until the next."""
@@ -122,7 +144,7 @@ class Worker:
 
     def _learn(self, *clusters: DesiredCluster | None) -> None:
         """Know what must not be seen before anything can fail with it."""
-        have = accept.stored(self.root)
+        have = accept.stored(self.root, self.identity)
         digest = have.digest if have else ""
         if digest != self._secret_digest:
             try:
@@ -132,22 +154,11 @@ class Worker:
             self._secret_digest = digest
         self._clean = redactor(self._secrets, *clusters, self.journal.last_good())
 
-    def _hindered(self, exc: SkerryError | OSError) -> float:
-        """The agent's own files could not be read or written, mostly for a full disk.
-
-        Journal and desired state are as they were before; the next turn begins there.
-        """
-        reason = exc.reason if isinstance(exc, SkerryError) else ""
-        message = self._clean(exc.message if isinstance(exc, SkerryError) else str(exc))
-        log.warning("turn.failed", reason=reason or "HostError", message=message)
-        self.standing.progress = None
-        self._refused(Failure(reason=reason or "HostError", message=message[:2000]))
-        return self.idle_s
-
     async def _plan(self, desired: DesiredHost, observed: KubeObserved) -> float:
-        if desired.retry_failed > self._retry_failed:
-            self._retry_failed = desired.retry_failed
+        if desired.cluster is not None and desired.retry_failed != self.journal.retried():
+            # Forgotten first: after a crash between the two it is only forgotten once more.
             self.journal.forget_failed()
+            self.journal.save_retried(desired.retry_failed)
         failed = self.journal.failed()
         plan = plan_host(
             desired, observed, failed=frozenset(failed), last_good=self.journal.last_good()
@@ -159,17 +170,20 @@ class Worker:
             self._show(observed, conditions=(_reconciled(known or refused), *health), mark=None)
             return self.idle_s
         if plan is None:
-            await self._settled(desired, observed)
-            return self.idle_s
-        if self._stopped is not None and self._tries > 0:
-            # The last try of this plan stopped; do not hammer.
-            delay, self._tries = self._delay(), self._tries + 1
-            await self.clock.sleep(delay)
+            healthy = await self._settled(desired, observed)
+            return max(self.idle_s, _STEADY_S) if healthy else self.idle_s
+        left_s = self._next_try - self.clock.monotonic()
+        if self._stopped is not None and left_s > 0:
+            # The last try of this plan stopped: do not hammer, but see when its cause is gone.
+            self.standing.kubernetes = self._state(observed)
+            return min(left_s, self.idle_s)
         if plan == self._last_done:
             # It ended well and is planned again: what it should change did not change. No spin.
             self._last_done, self._repeats = None, min(self._repeats + 1, 8)
             return float(min(self.idle_s * 2**self._repeats, 300))
         good = self.journal.last_good()
+        # What was measured is told before the work on it, which may take minutes or never end.
+        self.standing.kubernetes = self._state(observed)
         entry = Entry(
             operation=plan,
             started_at=self.clock.now(),
@@ -181,15 +195,18 @@ class Worker:
         await self._carry_out(entry)
         return 0.0
 
-    async def _settled(self, desired: DesiredHost, observed: KubeObserved) -> None:
-        """Nothing left to do: acknowledge what is healthy."""
+    async def _settled(self, desired: DesiredHost, observed: KubeObserved) -> bool:
+        """Nothing left to do: acknowledge what is healthy; whether it is."""
         self._stopped, self._tries, self._repeats = None, 0, 0
+        # It did what it should: the same operation later (certificates, say) is no repetition.
+        self._last_done = None
         health = await self._health(desired.cluster)
         healthy = all(condition.status == "True" for condition in health)
         if healthy and self.journal.last_good() != desired.cluster:
             self.journal.save_last_good(desired.cluster)
         mark = DesiredMark(epoch=desired.epoch, digest=desired.digest) if healthy else None
         self._show(observed, conditions=(_reconciled(None), *health), mark=mark)
+        return healthy
 
     async def _health(self, cluster: DesiredCluster | None) -> tuple[Condition, ...]:
         if cluster is None:
@@ -235,7 +252,7 @@ class Worker:
         """Whether a newer assignment makes going on pointless."""
         if entry.operation.disruptive or entry.cluster is None:
             return False
-        have = accept.stored(self.root)
+        have = accept.stored(self.root, self.identity)
         return have is not None and have.digest != entry.operation.desired_digest
 
     async def _perform(self, entry: Entry) -> tuple[Failure | None, bool]:
@@ -286,6 +303,8 @@ class Worker:
             self.events.add(back.reason, back.message, at=now, severity="warning")
         elif verdict is Verdict.STOPPED:
             self._stopped, self._tries = failure, self._tries + 1
+            self._stopped_name = operation.name
+            self._next_try = self.clock.monotonic() + self._delay()
             if failure is not None:
                 self._refused(failure)
         else:
@@ -306,6 +325,8 @@ class Worker:
             started_at=entry.started_at,
         )
         shown = failure or entry.failure
+        if shown is None and entry.operation.name == self._stopped_name:
+            shown = self._stopped  # another try: its cause stands until the try ends well
         undo = entry.phase == "undo"
         self.standing.conditions = (
             Condition(
@@ -330,10 +351,9 @@ class Worker:
         conditions: tuple[Condition, ...],
         mark: DesiredMark | None,
     ) -> None:
-        state = observed.to_state()
+        state = self._state(observed)
         state = msgspec.structs.replace(
             state,
-            failed=tuple(sorted(self.journal.failed())),
             layers=tuple(
                 msgspec.structs.replace(layer, message=self._clean(layer.message))
                 for layer in state.layers
@@ -352,6 +372,10 @@ class Worker:
             self.standing.acknowledged = mark
         if before != (state, _without_times(conditions), self.standing.acknowledged):
             self.standing.announce()
+
+    def _state(self, observed: KubeObserved) -> KubernetesState:
+        failed = tuple(sorted(self.journal.failed()))
+        return msgspec.structs.replace(observed.to_state(), failed=failed)
 
     def _delay(self) -> float:
         return float(min(5 * 2 ** min(self._tries, 6), 300)) if self._tries else self.idle_s

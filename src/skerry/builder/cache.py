@@ -2,7 +2,8 @@
 
 An entry appears by a single rename when it is complete, so a build that was interrupted leaves
 nothing that could be taken for a result. Two builds of the same entry at once are harmless: the
-second finds the first's result and drops its own.
+second finds the first's result and drops its own. What was used least recently goes when the folder
+grows over its limit.
 """
 
 from __future__ import annotations
@@ -13,10 +14,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from skerry.lib.digest import canonical_json, sha256
+
+# LAB and CI machines are small: this holds some five releases with all their parts.
+LIMIT_BYTES = 15 * 10**9
+_KEPT_S = 86_400.0
+_ENTRIES = ("agent/*", "components/*", "releases/*/*", "trees/*")
+# Entries that are files.
+_FILES = ("downloads/*/*",)
 
 
 def content_id(inputs: Any) -> str:
@@ -66,6 +75,41 @@ class Cache:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
+    def trim(self, now: datetime, *, limit_bytes: int = LIMIT_BYTES) -> list[Path]:
+        """Remove what was used least recently until the rest fits; what was removed.
+
+        Entries used within the last day stay whatever the size: somebody may be using them now.
+        Work folders of builds that ended a day ago or more without tidying up go too.
+        """
+        day_ago = now.timestamp() - _KEPT_S
+        found = [
+            (place.stat().st_mtime, place)
+            for pattern in _ENTRIES
+            for place in self.base.glob(pattern)
+            if place.is_dir() and not place.is_symlink()
+        ]
+        found += [
+            (place.stat().st_mtime, place)
+            for pattern in _FILES
+            for place in self.base.glob(pattern)
+            if place.is_file()
+        ]
+        gone = [place for used, place in found if place.name.startswith(".") and used < day_ago]
+        left = [item for item in sorted(found) if not item[1].name.startswith(".")]
+        sizes = {place: _size(place) for _, place in left}
+        total = sum(sizes.values())
+        for used, place in left:
+            if total <= limit_bytes or used >= day_ago:
+                break
+            total -= sizes[place]
+            gone.append(place)
+        for place in gone:
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+        return gone
+
     def replace(self, kind: str, name: str, work: Path) -> Path:
         """Put a finished folder in the place of an entry that may exist."""
         place = self.folder(kind) / name
@@ -77,3 +121,10 @@ class Cache:
         else:
             work.rename(place)
         return place
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a file, or of all files below."""
+    if folder.is_file():
+        return folder.stat().st_size
+    return sum(place.lstat().st_size for place in folder.rglob("*") if not place.is_dir())

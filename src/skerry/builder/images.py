@@ -140,6 +140,19 @@ def write_image(
             Descriptor(media_type=LAYER_TYPE, digest=digest, size=size) for digest, size in found
         ),
     ).encode()
+    blobs = [(digest, layer) for layer, (digest, _) in zip(layers, found, strict=True)]
+    write_image_tar(name, manifest=manifest, config=config_bytes, layers=blobs, out=out)
+
+
+def write_image_tar(
+    name: str,
+    *,
+    manifest: bytes,
+    config: bytes,
+    layers: Sequence[tuple[str, Path]],
+    out: Path,
+) -> None:
+    """Write the layout of one image from its parts; `layers` are (digest, file)."""
     pointer = msgspec.structs.replace(
         _pointer(MANIFEST_TYPE, manifest),
         annotations={NAME_KEY: name, REF_KEY: name.rpartition(":")[2]},
@@ -149,12 +162,9 @@ def write_image(
         TarEntry(path="oci-layout", data=LAYOUT_FILE),
         TarEntry(path="index.json", data=index.encode()),
         TarEntry(path=_blob(sha256(manifest)), data=manifest),
-        TarEntry(path=_blob(sha256(config_bytes)), data=config_bytes),
+        TarEntry(path=_blob(sha256(config)), data=config),
     ]
-    entries += [
-        TarEntry(path=_blob(digest), source=layer)
-        for layer, (digest, _) in zip(layers, found, strict=True)
-    ]
+    entries += [TarEntry(path=_blob(digest), source=layer) for digest, layer in layers]
     with out.open("wb") as writing:
         write_tar(entries, writing)
 

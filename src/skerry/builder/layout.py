@@ -14,6 +14,8 @@ from skerry.lib.digest import canonical_json
 from skerry.lib.oci import Descriptor, Layout, LayoutInvalid, new_manifest
 from skerry.model.release import (
     ARTIFACT_TYPE,
+    CHART_ARTIFACT_TYPE,
+    CHART_LAYER_TYPE,
     CONTENT_KEY,
     FILE_TYPE,
     IMAGE_KEY,
@@ -34,7 +36,11 @@ _VERSION_KEY = "org.opencontainers.image.version"
 _ARCHITECTURE_KEY = "dev.skerry.architecture"
 
 # What Artifact objects and signed statements call the media types of layouts.
-_TYPES = {ARTIFACT_TYPE: "kubernetes", IMAGES_ARTIFACT_TYPE: "images"}
+_TYPES = {
+    ARTIFACT_TYPE: "kubernetes",
+    IMAGES_ARTIFACT_TYPE: "images",
+    CHART_ARTIFACT_TYPE: "chart",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,19 @@ class LayoutWriter:
         content = self._add(tar, IMAGE_TYPE, {PATH_KEY: path, IMAGE_KEY: name})
         size = tar.stat().st_size
         self.images.append(ReleaseImage(name=name, path=path, digest=content, size_bytes=size))
+
+    def add_chart(self, package: Path, *, path: str) -> None:
+        """Add a packaged chart, which is compressed already."""
+        stored, content = self._layout.add_file(package, CHART_LAYER_TYPE)
+        notes = {PATH_KEY: path, CONTENT_KEY: content}
+        self._layers.append(
+            Descriptor(
+                media_type=CHART_LAYER_TYPE,
+                digest=stored.digest,
+                size=stored.size,
+                annotations=notes,
+            )
+        )
 
     def finish(
         self,

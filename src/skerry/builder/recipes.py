@@ -6,6 +6,7 @@ one release, and answers with values. Nothing here touches the disk but the read
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -131,13 +132,18 @@ def local_source(folder: str) -> dict[str, str]:
     }
 
 
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """The text with every `{name}` replaced by its value."""
+    return text.format_map(values)
+
+
 def _filled(value: _T, values: dict[str, str], kind: type[_T]) -> _T:
     return msgspec.convert(_fill(msgspec.to_builtins(value), values), type=kind)
 
 
 def _fill(value: Any, values: dict[str, str]) -> Any:
     if isinstance(value, str):
-        return value.format_map(values)
+        return fill(value, values)
     if isinstance(value, dict):
         return {key: _fill(item, values) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -81,6 +81,57 @@ def document(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Something of a release as upstream published it. `url` is where, `digest` of what was
+    fetched from there."""
+
+    path: str
+    version: str
+    url: str
+    digest: str
+
+
+def fetched_document(
+    *, name: str, version: str, items: Iterable[Fetched], upstream_bill: str
+) -> bytes:
+    """The document of a release made of fetched files: files and digests, not what is in them.
+
+    `upstream_bill` is the path of upstream's own document in the release. The document says by
+    CycloneDX' `compositions` that it is incomplete.
+    """
+    components = [
+        {
+            "type": "container" if item.path.startswith("images/") else "file",
+            "bom-ref": f"{name}@{version}/{item.path}",
+            "name": item.path,
+            "version": item.version,
+            "hashes": [{"alg": "SHA-256", "content": item.digest.removeprefix("sha256:")}],
+            "externalReferences": [{"type": "distribution", "url": item.url}],
+        }
+        for item in sorted(items, key=lambda item: item.path)
+    ]
+    note = (
+        "Lists files and images with the digests of what was fetched; the modules inside them"
+        f" are not listed. Upstream's own bill of Kubernetes is {upstream_bill}."
+    )
+    return canonical_json(
+        {
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "version": 1,
+            "metadata": {
+                "component": {"type": "platform", "name": name, "version": version},
+                "properties": [{"name": "skerry:scope", "value": note}],
+            },
+            "components": components,
+            "compositions": [
+                {"aggregate": "incomplete", "assemblies": [item["bom-ref"] for item in components]}
+            ],
+        }
+    )
+
+
 def _library(module: Module) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "type": "library",

@@ -74,7 +74,8 @@ def phase(item: Mapping[str, Any], now: datetime) -> str:
     """The object's phase, or that it is going."""
     if dig(item, "metadata.deletedAt"):
         return "Deleting"
-    return text(dig(item, "status.phase"))
+    # Values that are the default are left out of documents; both phases begin as Pending.
+    return text(dig(item, "status.phase")) or "Pending"
 
 
 def reason(item: Mapping[str, Any], now: datetime) -> str:

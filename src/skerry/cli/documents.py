@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from skerry.lib.yamltext import StrictLoader
 from skerry.model.kinds import KINDS, Kind, find_kind
 from skerry.model.problems import DocumentInvalid, Problem
 
@@ -56,7 +57,7 @@ def read_documents(files: Sequence[str]) -> list[Source]:
 def parse_documents(text: str, place: str, problems: list[Problem]) -> list[Source]:
     """Documents of one text; what is wrong is added to `problems`."""
     try:
-        loaded = list(yaml.load_all(text, Loader=_Loader))  # a SafeLoader
+        loaded = list(yaml.load_all(text, Loader=StrictLoader))  # a SafeLoader
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         where = f"{place}:{mark.line + 1}:{mark.column + 1}" if mark else place
@@ -139,21 +140,3 @@ def _check(body: Any, where: str, problems: list[Problem]) -> Source | None:
     if kind is None or kind.name != word or not kind.writable:
         return None
     return Source(where, kind, body)
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)

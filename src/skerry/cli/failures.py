@@ -27,6 +27,10 @@ def report(exc: BaseException) -> ExitCode:
     if isinstance(exc, SkerryError):
         show(exc)
         return exit_code(exc.exit_code)
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+        # Somebody who names no command asks which there are; that is no mistake to be told of.
+        click.echo(exc.format_message(), err=True)
+        return ExitCode.USAGE
     if isinstance(exc, click.UsageError):
         return _report_usage(exc)
     if isinstance(exc, click.ClickException):

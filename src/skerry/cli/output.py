@@ -163,7 +163,7 @@ def as_json(value: Any) -> str:
 
 def as_yaml(value: Any) -> str:
     """One YAML document, ending with a line feed."""
-    from skerry.client import yamltext
+    from skerry.lib import yamltext
 
     return yamltext.dump(value)
 

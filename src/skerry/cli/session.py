@@ -16,6 +16,7 @@ import click
 if TYPE_CHECKING:
     import httpx2
 
+    from skerry.builder.upstream import Lock
     from skerry.client.api import Api
     from skerry.client.contexts import Context
     from skerry.lib.clock import Clock
@@ -26,11 +27,13 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """`transport` replaces the network, `clock` the time."""
+    """`transport` replaces the network, `clock` the time, `own_lock` the digests of upstream's
+    files that come with skerry."""
 
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     transport: httpx2.AsyncBaseTransport | None = None
     clock: Clock | None = None
+    own_lock: Lock | None = None
 
 
 def surroundings() -> Surroundings:

@@ -70,6 +70,33 @@ class Info(Record, frozen=True, kw_only=True):
     version: str = ""
     url: str = ""
     development_keys: bool = False
+    observing: bool = False
+
+
+class Heard(Record, frozen=True, kw_only=True):
+    """What a host said that it has."""
+
+    epoch: int
+    digest: str = ""
+    at: datetime | None = None
+
+
+class RestoreHost(Record, frozen=True, kw_only=True):
+    """One host of a manager that was restored. `heard` is None until it called."""
+
+    project: str
+    name: str
+    issued_epoch: int = 0
+    heard: Heard | None = None
+
+
+class RestoreView(Record, frozen=True, kw_only=True):
+    """Whether a manager only observes, since when, and what it learned."""
+
+    observing: bool = False
+    since: datetime | None = None
+    source: str = ""
+    hosts: tuple[RestoreHost, ...] = ()
 
 
 class EventLine(Record, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from skerry.client.answers import (
     Events,
     Info,
     Listing,
+    RestoreView,
     Session,
     WatchEvent,
 )
@@ -236,6 +237,18 @@ class Api:
         """Oldest first, above `after`."""
         parameters: Parameters = {"after": after or None, "limit": limit}
         return (await self._json("GET", "/v1/audit", kind=Audits, parameters=parameters)).items
+
+    async def audit_heads(self) -> bytes:
+        """Signed heads of the audit chain, one envelope per line."""
+        return (await send(self.http, "GET", "/v1/audit/heads")).content
+
+    async def restore_view(self) -> RestoreView:
+        """Whether the manager only observes after a restore, and what it learned."""
+        return await self._json("GET", "/v1/restore", kind=RestoreView)
+
+    async def confirm_restore(self) -> Document:
+        """Let a restored manager publish again."""
+        return await self._json("POST", "/v1/restore/confirm", kind=dict[str, Any])
 
     async def why_host(self, project: str, name: str) -> Document:
         """The one cause of a host's state and the next action."""

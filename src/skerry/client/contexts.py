@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from skerry.client import yamltext
+from skerry.lib import yamltext
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskRoot
 from skerry.model.meta import DEFAULT_PROJECT

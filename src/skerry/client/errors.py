@@ -12,6 +12,7 @@ import msgspec
 
 from skerry.lib.errors import SkerryError
 from skerry.model.changes import Difference
+from skerry.model.kinds import KINDS, Scope
 from skerry.model.problems import Problem
 
 
@@ -138,6 +139,8 @@ def failure(status: int, content_type: str, body: bytes) -> ApiFailed:
     hint = found.hint
     if status == 401 and not hint:
         hint = "skerry login"
+    if status == 404 and not hint:
+        hint = _look_for(found.detail)
     return kind(
         found.detail or found.title or f"HTTP {status}",
         status=status,
@@ -149,6 +152,15 @@ def failure(status: int, content_type: str, body: bytes) -> ApiFailed:
         wait_s=found.wait_seconds,
         offset=found.offset,
     )
+
+
+def _look_for(detail: str) -> str:
+    """Where to see what there is, for the kind that a text begins with."""
+    kind = KINDS.get(detail.partition(" ")[0])
+    if kind is None:
+        return ""
+    everywhere = " --all-projects" if kind.scope is Scope.PROJECT else ""
+    return f"see what there is: skerry get {kind.plural}{everywhere}"
 
 
 def _problem(content_type: str, body: bytes) -> _Body | None:

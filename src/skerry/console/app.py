@@ -23,6 +23,7 @@ from skerry.console.pages import (
     hosts,
     overview,
     profiles,
+    restore,
     sites,
     tokens,
 )
@@ -58,6 +59,7 @@ PAGES: tuple[tuple[str, Handler | None, Handler | None], ...] = (
     ("/events", activity.events, None),
     ("/audit", activity.audit, None),
     ("/reasons", activity.reasons, None),
+    ("/restore", restore.page, restore.confirm),
     ("/account", account.page, None),
     ("/account/password", None, account.password),
     ("/sign-out", None, account.sign_out),

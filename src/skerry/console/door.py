@@ -154,11 +154,14 @@ class Door:
         """The fields of a form that this console made for this session. Raises FormRefused."""
         site = request.headers.get("sec-fetch-site", "")
         origin = request.headers.get("origin", "")
-        foreign = origin not in ("", "null") and urlsplit(origin).netloc != request.headers["host"]
-        if foreign or site not in ("", "same-origin", "none"):
+        if (origin not in ("", "null") and not _is_from(origin, request)) or site not in (
+            "",
+            "same-origin",
+            "none",
+        ):
             raise FormRefused("this form was sent from another site")
         fields = await read_form(request)
-        if not hmac.compare_digest(fields.get("csrf", ""), self.token(key)):
+        if not same_text(fields.get("csrf", ""), self.token(key)):
             raise FormRefused("this form is too old, or not from this console")
         return fields
 
@@ -193,6 +196,7 @@ class Door:
             "visit": visit,
             "csrf": self.token(visit.key),
             "waiting": await waiting(visit),
+            "restored": self.centre.live.restored,
             "live": "",
         }
 
@@ -207,6 +211,7 @@ class Door:
             "theme": theme if theme in THEMES else "",
             "csrf": "",
             "waiting": 0,
+            "restored": None,
             "live": "",
             "manager": urlsplit(self.centre.url).netloc,
         }
@@ -246,6 +251,18 @@ async def read_form(request: Request) -> dict[str, str]:
     return {key: value for key, value in data.items() if isinstance(value, str)}
 
 
+def same_text(given: str, wanted: str) -> bool:
+    """Compare in constant time, whatever characters were given."""
+    return hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+
+
+def _is_from(origin: str, request: Request) -> bool:
+    try:
+        return urlsplit(origin).netloc == request.headers.get("host", "")
+    except ValueError:
+        return False
+
+
 def address_of(request: Request) -> str:
     """The peer's address."""
     return request.client.host if request.client else ""
@@ -253,7 +270,10 @@ def address_of(request: Request) -> str:
 
 def local_path(text: str) -> str:
     """A path of this console to go to, or the overview: never another site."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return "/"
     plain = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable()
     return text if plain and not parts.scheme and not parts.netloc and "\\" not in text else "/"
 

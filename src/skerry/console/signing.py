@@ -6,8 +6,6 @@ site can sign somebody in as somebody else.
 
 from __future__ import annotations
 
-import hmac
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -126,7 +124,7 @@ class Signing:
             "first": root.exists(accounts.FIRST_PASSWORD),
         }
         response = render.page("sign-in.html", values, status=status)
-        if not hmac.compare_digest(request.cookies.get(SEED_COOKIE, ""), seed):
+        if request.cookies.get(SEED_COOKIE, "") != seed:
             response.set_cookie(
                 SEED_COOKIE, seed, path="/", secure=True, httponly=True, samesite="lax"
             )

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from skerry.console.inside import AnyResource
-from skerry.model.kinds import Approval, ClusterPhase, ClusterSpec, HostStatus
+from skerry.model.kinds import ClusterPhase, ClusterSpec, HostStatus
 from skerry.model.meta import Condition
 from skerry.model.reasons import REASONS, Cause, Severity, is_unhappy, why
+from skerry.model.standing import Standing, standing
 
 TONES: dict[str, str] = {
     Severity.QUIET.value: "quiet",
@@ -32,31 +33,33 @@ class State:
     more: str = ""
 
 
+_CHANGING = State("busy", "Changing")
+
+
 def host_state(host: AnyResource) -> State:
-    """The state of a host as lists show it: the tone of its one cause."""
+    """The state of a host as lists show it: its standing, with a few words of why."""
     status: HostStatus = host.status
-    if host.metadata.deleted_at is not None:
-        return State("busy", "Leaving")
-    if host.spec.revoked:
-        return State("off", "Revoked")
-    if host.spec.approval is Approval.DENIED:
-        return State("off", "Denied")
     cause = host_cause(host)
-    if host.spec.approval is Approval.PENDING:
-        return State("wait", "Waits for approval")
-    if cause.severity == Severity.ERROR:
-        return State("bad", "Needs attention", cause.title)
-    if cause.severity == Severity.WAITING:
-        return State("wait", "Waits for a person", cause.title)
-    if cause.reason and cause.severity == Severity.QUIET:
-        return State("quiet", "Offline")
-    if status.progress is not None:
-        number = min(status.progress.index + 1, status.progress.total)
-        return State("busy", "Working", f"step {number} of {status.progress.total}")
-    if cause.reason:
-        return State("busy", "Working", cause.title)
-    if status.desired.digest and status.desired.digest != status.acknowledged.digest:
-        return State("busy", "Changing")
+    match standing(host):
+        case Standing.LEAVING:
+            return State("busy", "Leaving")
+        case Standing.REVOKED:
+            return State("off", "Revoked")
+        case Standing.DENIED:
+            return State("off", "Denied")
+        case Standing.PENDING:
+            return State("wait", "Waits for approval")
+        case Standing.ATTENTION:
+            return State("bad", "Needs attention", cause.title)
+        case Standing.WAITING:
+            return State("wait", "Waits for a person", cause.title)
+        case Standing.OFFLINE:
+            return State("quiet", "Offline")
+        case Standing.WORKING if status.progress is not None:
+            number = min(status.progress.index + 1, status.progress.total)
+            return State("busy", "Working", f"step {number} of {status.progress.total}")
+        case Standing.WORKING:
+            return State("busy", "Working", cause.title) if cause.reason else _CHANGING
     return State("good", "In sync" if cluster_of(host) else "Free")
 
 

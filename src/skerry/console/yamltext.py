@@ -15,32 +15,11 @@ from typing import Any
 import msgspec
 import yaml
 
+from skerry.lib.yamltext import PlainLoader, dump
 from skerry.model.problems import DocumentInvalid, Problem
 
 MAX_CHARS = 1024 * 1024
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
-
-
-class _Loader(yaml.SafeLoader):
-    """Without aliases: a few lines of them can stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # stubs
-            raise yaml.composer.ComposerError(None, None, "aliases are not supported", mark)
-        return super().compose_node(parent, index)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Long texts as blocks, so that they read like files."""
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    style = "|" if "\n" in value else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +45,7 @@ def read(text: str) -> Written:
     """Raises DocumentInvalid with the line of the mistake."""
     if len(text) > MAX_CHARS:
         raise _invalid(f"is larger than {MAX_CHARS} characters")
-    loader = _Loader(text.replace("\r\n", "\n"))
+    loader = PlainLoader(text.replace("\r\n", "\n"))
     try:
         node = loader.get_single_node()
         document = loader.construct_document(node) if node is not None else None
@@ -84,10 +63,7 @@ def read(text: str) -> Written:
 
 def write(value: Any) -> str:
     """A value as people would write it; empty fields are left out."""
-    plain = msgspec.to_builtins(value)
-    return yaml.dump(
-        _without_empty(plain), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-    )
+    return dump(_without_empty(msgspec.to_builtins(value)))
 
 
 def _step(at: yaml.Node | None, name: str, index: str) -> tuple[int, yaml.Node] | None:

@@ -34,7 +34,7 @@ from skerry.lab.network import (
 )
 from skerry.lab.registry import Registry
 from skerry.lab.requirements import PROGRAMS
-from skerry.lab.tree import ensure_tree
+from skerry.lab.tree import DEFAULT_SUITE, ensure_tree
 from skerry.lib.clock import Clock, SystemClock
 from skerry.lib.errors import NotAllowedHere
 from skerry.lib.proc import Runner, SystemRunner
@@ -61,7 +61,10 @@ def find_hosts(
     base = base_dir or Registry(clock).base_dir(run)
     folder = base.absolute() / run if base is not None else None
     if folder is None or not (folder / "lab.json").exists():
-        raise LabError(f"there is no lab run {run}", hint="start it first")
+        raise LabError(
+            f"there is no lab run {run}",
+            hint="a real host needs root: './dev up' without --simulated starts one",
+        )
     found = {}
     for name, address in json.loads((folder / "lab.json").read_text())["addresses"].items():
         place = folder / "hosts" / name
@@ -164,10 +167,11 @@ class Lab:
             error = None
         await self._tasks.__aexit__(type(error) if error else None, error, None)
 
-    async def add_host(self, name: str) -> ContainerHost:
+    async def add_host(self, name: str, *, suite: str = DEFAULT_SUITE) -> ContainerHost:
         """Make a host, or find the one that the run has. It is off until it is started.
 
-        The first host of a computer also makes the tree, which takes about a minute.
+        `suite` is the Debian release of a new host. The first host of a release on a computer also
+        makes its tree, which takes about a minute.
         """
         if name in self.hosts:
             return self.hosts[name]
@@ -183,7 +187,7 @@ class Lab:
                 run=self.run,
                 name=name,
                 folder=self.folder / "hosts" / name,
-                tree=await self._tree_of(name),
+                tree=await self._tree_of(name, suite),
                 bridge=self.bridge,
             ),
             self._addresses[name],
@@ -234,7 +238,7 @@ class Lab:
     def _name(self, name: str, address: IPv4Address) -> None:
         self._names[name] = self._names[f"{name}.{DOMAIN}"] = address
 
-    async def _tree_of(self, name: str) -> Path:
+    async def _tree_of(self, name: str, suite: str) -> Path:
         # A disk's lower layer must stay the one it was made with, or overlayfs mixes two systems.
         mark = self.folder / "hosts" / name / "tree"
         if mark.exists() and Path(mark.read_text()).is_dir():
@@ -244,7 +248,7 @@ class Lab:
                 f"the tree of lab host {name} is gone from the cache",
                 hint=f"remove the lab run {self.run} and make it again",
             )
-        tree = await ensure_tree(self._cache, runner=self._runner, clock=self._clock)
+        tree = await ensure_tree(self._cache, suite=suite, runner=self._runner, clock=self._clock)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(str(tree))
         return tree

@@ -1,8 +1,8 @@
-"""The Debian tree that lab hosts are cloned from, made once and kept in the cache.
+"""The Debian trees that lab hosts are cloned from, each made once and kept in the cache.
 
-Its folder is named by the digest of everything that goes into it (suite, packages, files), and it
-appears by one rename, so a tree that exists is complete. It is never changed afterwards. Where
-packages come from is taken from this computer's own apt settings, never from the project.
+A tree's folder is named by the digest of everything that goes into it (suite, packages, files),
+and it appears by one rename, so a tree that exists is complete. It is never changed afterwards.
+Where packages come from is taken from this computer's own apt settings, never from the project.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from skerry.lib.proc import CommandFailed, CommandMissing, Runner, SystemRunner
 
 log = structlog.get_logger()
 
-SUITE = "trixie"
+DEFAULT_SUITE = "trixie"
 PACKAGES = (
     "ca-certificates",
     "conntrack",
@@ -65,11 +65,11 @@ def cache_folder() -> Path:
     return Path(base) / "skerry"
 
 
-def tree_id() -> str:
+def tree_id(suite: str = DEFAULT_SUITE) -> str:
     """Digest of what the tree is made of; 16 hex digits."""
     recipe = json.dumps(
         [
-            SUITE,
+            suite,
             platform.machine(),
             PACKAGES,
             sorted(hostfiles.TREE_FILES.items()),
@@ -81,28 +81,32 @@ def tree_id() -> str:
 
 
 async def ensure_tree(
-    cache: Path | None = None, *, runner: Runner | None = None, clock: Clock | None = None
+    cache: Path | None = None,
+    *,
+    suite: str = DEFAULT_SUITE,
+    runner: Runner | None = None,
+    clock: Clock | None = None,
 ) -> Path:
-    """The tree's folder, made first when it is not there (about a minute, needs root).
+    """The folder of a Debian release's tree, made first (a minute, as root) when it is not there.
 
     Raises TreeFailed with the end of mmdebstrap's output.
     """
     trees = (cache or cache_folder()) / "trees"
-    tree = trees / tree_id()
+    tree = trees / tree_id(suite)
     if not tree.is_dir():
         trees.mkdir(parents=True, exist_ok=True)
         async with _locked(trees / ".lock", clock or SystemClock()):
             if not tree.is_dir():
-                await _build(tree, runner or SystemRunner())
+                await _build(tree, suite, runner or SystemRunner())
     os.utime(tree)  # The cache drops what was used least recently.
     return tree
 
 
-async def _build(tree: Path, runner: Runner) -> None:
+async def _build(tree: Path, suite: str, runner: Runner) -> None:
     for stale in tree.parent.glob(".building-*"):
         await anyio.to_thread.run_sync(shutil.rmtree, stale)
     building = tree.parent / f".building-{tree.name}"
-    log.info("lab.tree.building", tree=tree.name, suite=SUITE)
+    log.info("lab.tree.building", tree=tree.name, suite=suite)
     options = [f"--aptopt={option}" for option in _APT_OPTIONS]
     argv = [
         "mmdebstrap",
@@ -112,16 +116,16 @@ async def _build(tree: Path, runner: Runner) -> None:
         "--format=directory",
         f"--include={','.join(PACKAGES)}",
         *options,
-        SUITE,
+        suite,
         str(building),
         "-",
     ]
-    sources = apt_sources(Path("/etc/apt"), codename=_codename(), suite=SUITE)
+    sources = apt_sources(Path("/etc/apt"), codename=_codename(), suite=suite)
     try:
         await runner.run(argv, timeout_s=_BUILD_TIMEOUT_S, stdin=sources.encode())
     except (CommandFailed, CommandMissing) as exc:
         raise TreeFailed(
-            f"cannot make the {SUITE} host tree: {exc}",
+            f"cannot make the {suite} host tree: {exc}",
             hint="install the packages in skerry.lab.requirements and check apt's sources",
             retryable=True,
         ) from exc

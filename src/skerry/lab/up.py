@@ -155,6 +155,7 @@ def _introduce(options: UpOptions, running: Running, report: Report) -> None:
         report("login     admin, password as set")
     elif options.terminal:
         report(f"login     admin, password {password}")
+        report("          shown until it was used once; the browser warns of the manager's own CA")
     else:
         report(f"login     admin, password in {running.info.first_password}")
 
@@ -170,6 +171,8 @@ async def _show(options: UpOptions, running: Running, lab: Lab | None, report: R
         if now.registered == options.hosts and not fleet_told:
             fleet_told.append(True)
             report(f"fleet     {now.registered} hosts registered, one waits for approval")
+            if lab is None:
+                _suggest(report, "./dev skerry get hosts", "./dev skerry get clusters")
 
     fleet_told: list[bool] = []
     async with anyio.create_task_group() as tg:
@@ -194,12 +197,18 @@ async def _bring_up(options: UpOptions, running: Running, lab: Lab, report: Repo
     if not name:
         return
     report(f"cluster {name} Running")
-    report(f"          after {options.clock.monotonic() - started:.0f} s; try:")
-    for line in (
+    report(f"          after {options.clock.monotonic() - started:.0f} s")
+    _suggest(
+        report,
         "./dev skerry get hosts",
         f"./dev skerry lab kubectl {HOST} -- get pods -A",
         f"curl {page_url(lab.hosts[HOST])}",
-    ):
+    )
+
+
+def _suggest(report: Report, *lines: str) -> None:
+    report("          leave this running; in a second terminal, try:")
+    for line in lines:
         report(f"          {line}")
 
 
@@ -253,7 +262,8 @@ def _alone(state: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise LabError(
-                "'./dev up' runs already with this folder", hint="stop it with './dev down'"
+                "'./dev up' runs already with this folder",
+                hint="press Ctrl-C where it runs; './dev down' would remove its data too",
             ) from exc
         file.seek(0)
         file.truncate()

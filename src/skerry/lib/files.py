@@ -137,15 +137,21 @@ class DiskRoot:
         target = Path(self.host_path(path))
         temporary = target.with_name(f".{target.name}.new")
         with _disk_errors(path):
-            _make_folders(target.parent)
-            # O_EXCL is not wanted: a temporary left by a crash is simply overwritten.
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            _make_folder(target.parent)
+            # O_EXCL is not wanted: a temporary left by a crash is simply overwritten. A link
+            # that somebody put in its place is not followed.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(temporary, flags, mode)
             try:
                 os.fchmod(fd, mode)
                 for chunk in chunks:
                     _write_all(fd, chunk)
                     written += len(chunk)
                 os.fsync(fd)
+            except BaseException:
+                # On a full disk what was written so far would keep it full.
+                temporary.unlink(missing_ok=True)
+                raise
             finally:
                 os.close(fd)
             os.replace(temporary, target)
@@ -162,10 +168,10 @@ class DiskRoot:
 
     def append(self, path: str, data: bytes) -> None:
         target = Path(self.host_path(path))
-        fresh = not target.exists()
         with _disk_errors(path):
-            _make_folders(target.parent)
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            _make_folder(target.parent)
+            fresh = not target.exists()
+            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 _write_all(fd, data)
                 os.fsync(fd)
@@ -189,7 +195,7 @@ class DiskRoot:
     def mkdir(self, path: str, *, mode: int = 0o755) -> None:
         target = Path(self.host_path(path))
         with _disk_errors(path):
-            _make_folders(target)
+            _make_folder(target)
             target.chmod(mode)
 
     def remove(self, path: str) -> None:
@@ -207,11 +213,11 @@ class DiskRoot:
     def rename(self, old: str, new: str) -> None:
         source, target = Path(self.host_path(old)), Path(self.host_path(new))
         with _disk_errors(new):
-            _make_folders(target.parent)
-        try:
-            os.replace(source, target)
-        except FileNotFoundError as exc:
-            raise FileMissing(old) from exc
+            _make_folder(target.parent)
+            try:
+                os.replace(source, target)
+            except FileNotFoundError as exc:
+                raise FileMissing(old) from exc
         _sync_folder(target.parent)
         if source.parent != target.parent:
             _sync_folder(source.parent)
@@ -220,9 +226,8 @@ class DiskRoot:
         place = Path(self.host_path(path))
         temporary = place.with_name(f".{place.name}.new")
         with _disk_errors(path):
-            _make_folders(place.parent)
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            _make_folder(place.parent)
+            temporary.unlink(missing_ok=True)
             temporary.symlink_to(target)
             os.replace(temporary, place)
             _sync_folder(place.parent)
@@ -263,17 +268,18 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _make_folders(folder: Path) -> None:
-    """Make a folder and those above it. Each new name is synced: a file that was synced in a
-    folder whose own name was not is lost with it (fsync(2))."""
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; each new name is durable, as the files below are."""
     missing: list[Path] = []
-    here = folder
-    while not here.exists():
-        missing.append(here)
-        here = here.parent
-    for place in reversed(missing):
-        place.mkdir(exist_ok=True)
-        _sync_folder(place.parent)
+    at = folder
+    while not at.exists():
+        missing.append(at)
+        at = at.parent
+    for made in reversed(missing):
+        made.mkdir(exist_ok=True)
+        _sync_folder(made.parent)
+    if not missing and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
 def _sync_folder(folder: Path) -> None:

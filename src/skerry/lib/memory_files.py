@@ -2,7 +2,8 @@
 
 It keeps the promise of `files.Root`: what a call wrote is durable when the call returned. With
 `cut_power_at(n)` the n-th changing call raises `PowerCut`, either before it did anything, after
-it did everything, or, for an append, in its middle.
+it did everything, or, for an append, in its middle. It is stricter than the real Root in one thing:
+a folder that is empty when the power is cut is forgotten, so nothing may rely on one.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ def _decode(data: bytes, kind: type[_T], what: str) -> _T:
         raise LayoutInvalid(f"{what} is {len(data)} bytes, at most {MAX_MANIFEST_BYTES}")
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise LayoutInvalid(f"{what} cannot be read: {exc}") from exc
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -114,6 +114,20 @@ def verify_ed25519(key: ed25519.Ed25519PublicKey, signature: bytes, data: bytes)
     """Whether `signature` is the key's over `data`."""
     try:
         key.verify(signature, data)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def sign_es256(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
+    """A host key's signature over some bytes (ECDSA with SHA-256, DER)."""
+    return key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+
+def verify_es256(key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes) -> bool:
+    """Whether `signature` is the host key's over `data`."""
+    try:
+        key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         return False
     return True
@@ -261,8 +275,8 @@ def _load_private(pem: bytes) -> object:
 def _load_public(pem: str) -> object:
     try:
         return serialization.load_pem_public_key(pem.encode())
-    except ValueError as exc:
-        raise BadKey("cannot read public key: not a PEM") from exc
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise BadKey("cannot read public key: not a PEM of a known kind of key") from exc
 
 
 def _expect(key: object, kind: Any) -> Any:

@@ -27,9 +27,14 @@ from skerry.manager.api.health import health_routes
 from skerry.manager.api.routes import routes_of_kinds
 from skerry.manager.auth.accounts import FIRST_PASSWORD, bootstrap
 from skerry.manager.channel.routes import Routes
-from skerry.manager.keys import CA_CERTIFICATE, ensure_server_certificate, open_keys
+from skerry.manager.keys import (
+    CA_CERTIFICATE,
+    SERVER_CERTIFICATE,
+    ensure_server_certificate,
+    open_keys,
+)
 from skerry.manager.reconcile.loops import Reconciler
-from skerry.manager.services import install
+from skerry.manager.services import install, restored
 from skerry.manager.services.blobs import Blobs
 from skerry.manager.services.centre import Centre
 from skerry.manager.settings import Settings
@@ -38,6 +43,7 @@ from skerry.manager.store import open_store
 log = structlog.get_logger("skerry.manager")
 
 MAX_ARCHIVE_BYTES = 512 * 1024 * 1024
+CERTIFICATE_EVERY_S = 3600.0
 _STOP_S = 10
 
 
@@ -75,7 +81,7 @@ async def open_centre(
     store = await open_store(settings.database, clock=clock)
     try:
         await bootstrap(store, root, now=clock.now())
-        yield Centre(
+        centre = Centre(
             store=store,
             clock=clock,
             root=root,
@@ -84,6 +90,8 @@ async def open_centre(
             url=settings.public_url(port),
             blobs=Blobs(root, settings.max_blob_bytes),
         )
+        await restored.load(centre)
+        yield centre
     finally:
         with anyio.CancelScope(shield=True):
             await store.close()
@@ -171,6 +179,19 @@ async def _serve(
             if ready is not None:
                 ready(_info(centre))
 
+        async def keep_certificate() -> None:
+            # New connections get the new one; a manager that runs for years needs no restart.
+            while True:
+                await centre.clock.sleep(CERTIFICATE_EVERY_S)
+                before = centre.root.read(SERVER_CERTIFICATE)
+                ensure_server_certificate(
+                    centre.root, centre.keys, centre.clock, centre.settings.names
+                )
+                if centre.root.read(SERVER_CERTIFICATE) != before and server.config.ssl:
+                    server.config.ssl.load_cert_chain(certificate, key)
+                    log.info("manager.certificate.renewed")
+
+        tg.start_soon(keep_certificate)
         tg.start_soon(announce)
         tg.start_soon(stop)
         # Shielded: a cancelled manager ends its connections first, then its loops.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the skerry agent and registers this machine. Made by the manager: its address, its root
-# certificate and the digests of its archives are in here. Reads SKERRY_TOKEN from the environment.
+# certificate and the digests of its archives are in here. Reads SKERRY_TOKEN and, when the way to
+# the manager leads through a proxy, SKERRY_PROXY from the environment.
 set -eu
 
 manager=@MANAGER@
@@ -29,6 +30,11 @@ case "$architecture" in
 esac
 [ -n "$digest" ] || refuse "the manager has no agent archive for $architecture"
 
+if [ -n "${SKERRY_PROXY:-}" ]; then
+  export https_proxy="$SKERRY_PROXY"
+  unset no_proxy NO_PROXY
+fi
+
 umask 077
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -38,7 +44,7 @@ PEM
 
 curl -fsS --retry 5 --retry-delay 2 --cacert "$work/trust.pem" \
   -o "$work/agent.tar.gz" "$manager/agent/$architecture/skerry-agent.tar.gz" \
-  || refuse "cannot fetch the agent from $manager"
+  || refuse "cannot fetch the agent from $manager${SKERRY_PROXY:+ through the proxy}"
 echo "$digest  $work/agent.tar.gz" | sha256sum -c - > /dev/null \
   || refuse "the agent archive has the wrong digest"
 
@@ -54,9 +60,9 @@ mv -T "$slots/.current.new" "$slots/current"
 
 ln -sfn "$slots/current/skerry-agent" /usr/local/bin/skerry-agent
 
-# The token stays in the environment: arguments can be read by every process.
+# Token and proxy stay in the environment: arguments can be read by every process.
 "$slots/current/skerry-agent" register --manager "$manager" --trust "$work/trust.pem"
-unset SKERRY_TOKEN
+unset SKERRY_TOKEN SKERRY_PROXY https_proxy
 if [ -f "$slots/current/skerry-agent.service" ]; then
   cp "$slots/current/skerry-agent.service" /etc/systemd/system/skerry-agent.service
 else

@@ -2,7 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from skerry.lib.errors import SkerryError
+
+# What each setting means; the reference is made from this, and a test compares the names.
+MEANINGS: dict[str, str] = {
+    "data": "Folder that holds everything: store, keys, blobs, first password.",
+    "host": "Address to listen on.",
+    "more_hosts": "Further addresses to listen on, with the same port.",
+    "port": "Port to listen on.",
+    "names": "DNS names and addresses in the server certificate; the first is in the install line.",
+    "url": "Public address, when it is another than the first name and the port.",
+    "store_url": "Database; empty for SQLite in the data folder.",
+    "release_keys": "Files with public release keys; without any, a development key is made.",
+    "agent_archives": "Agent archive per architecture, which hosts install.",
+    "sync_interval_s": "Seconds between two syncs of a host in sync.",
+    "busy_interval_s": "Seconds between two syncs of a host that works.",
+    "hold_s": "Seconds for which a sync may wait for news before it is answered.",
+    "quiet_after_s": "Seconds without contact after which a host counts as offline.",
+    "flush_s": "Seconds between two writes of last contacts to the store.",
+    "reconcile_s": "Seconds between two looks at what changed or has to happen by time.",
+    "full_pass_s": "Seconds between two looks at everything, changed or not.",
+    "audit_head_s": "Seconds between two signed heads of the audit chain.",
+    "force_wait_s": "Seconds that a deletion has to wait for its host before it may be forced.",
+    "token_hours": "Hours that a registration token lives unless it says otherwise.",
+    "session_hours": "Hours that a session lives.",
+    "host_certificate_days": "Days that a host's certificate is good for.",
+    "enrol_per_s": "Registrations per second that are let through on average.",
+    "enrol_burst": "Registrations that are let through at once.",
+    "login_per_minute": "Tries to sign in per minute and address.",
+    "max_waiting_hosts": "Hosts without a token that may wait for approval at a time.",
+    "max_blob_bytes": "Largest content that may be uploaded, in bytes.",
+}
+
+# What `skerry serve --set` may change: numbers without an option of their own.
+TUNABLE = tuple(name for name in MEANINGS if name not in (
+    "data", "host", "more_hosts", "port", "names", "url", "store_url", "release_keys",
+    "agent_archives",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +72,8 @@ class Settings:
     quiet_after_s: int = 90
     flush_s: float = 30.0
     reconcile_s: float = 15.0
+    audit_head_s: float = 300.0
+    full_pass_s: float = 300.0
     force_wait_s: int = 60
     token_hours: int = 24
     session_hours: int = 12
@@ -54,3 +96,33 @@ class Settings:
     def database(self) -> str:
         """URL of the database; SQLite in the data folder by default."""
         return self.store_url or f"sqlite:///{self.data.rstrip('/')}/skerry.db"
+
+
+def tuned(settings: Settings, texts: Mapping[str, str]) -> Settings:
+    """The settings with some numbers changed. Raises SkerryError for what is no such setting."""
+    kinds: dict[str, Any] = {
+        item.name: type(item.default) for item in fields(Settings) if item.name in TUNABLE
+    }
+    found: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name not in kinds:
+            raise SettingInvalid(
+                f"there is no setting {name!r}", hint=f"settings: {', '.join(TUNABLE)}"
+            )
+        try:
+            value = kinds[name](text)
+        except ValueError as exc:
+            raise SettingInvalid(
+                f"setting {name} is {text!r}, which is no number",
+                hint=f"write a number: {MEANINGS[name]}",
+            ) from exc
+        if not 0 < value < float("inf"):
+            raise SettingInvalid(f"setting {name} is {text}", hint="write a number above zero")
+        found[name] = value
+    return replace(settings, **found)
+
+
+class SettingInvalid(SkerryError):
+    """A setting has no such name or value."""
+
+    exit_code = 2

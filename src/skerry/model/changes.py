@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from skerry.model.meta import Record
 
 _SHOWN_CHARS = 120
+_EMPTY = ("(empty)", "{}", "[]")
 
 
 class Difference(Record, frozen=True, kw_only=True):
@@ -26,6 +29,10 @@ def differences(before: Any, after: Any, path: str = "") -> list[Difference]:
     """Fields that differ between two JSON-like values, in order of their paths."""
     if before == after:
         return []
+    if (isinstance(before, dict) and before and after is None) or (
+        isinstance(after, dict) and after and before is None
+    ):
+        return differences(before or {}, after or {}, path)
     if isinstance(before, dict) and isinstance(after, dict):
         found: list[Difference] = []
         for key in sorted(before.keys() | after.keys()):
@@ -40,9 +47,10 @@ def differences(before: Any, after: Any, path: str = "") -> list[Difference]:
 
 
 def summary(items: Sequence[Difference]) -> str:
-    """One line per field."""
+    """One line per field; what is new and empty says nothing and is left out."""
+    telling = [item for item in items if item.before or item.after not in _EMPTY]
     return "\n".join(
-        f"{item.path}: {item.before or '-'} -> {item.after or '-'}" for item in items[:100]
+        f"{item.path}: {item.before or '-'} -> {item.after or '-'}" for item in telling[:100]
     )
 
 
@@ -53,7 +61,7 @@ def _is_list(value: Any) -> bool:
 def _shown(value: Any) -> str:
     if value is None:
         return ""
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     if len(text) > _SHOWN_CHARS or "\n" in text:
         return f"({len(text)} characters)"
     return text or "(empty)"

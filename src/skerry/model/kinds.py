@@ -43,7 +43,11 @@ class SiteSpec(Document, frozen=True, kw_only=True):
 
 
 class RegistrationTokenSpec(Document, frozen=True, kw_only=True):
-    """The secret itself is shown once at creation and stored as a hash in the status."""
+    """The secret itself is shown once at creation and stored as a hash in the status.
+
+    `proxy`: HTTP proxy of the site, through which its hosts reach the manager; it stands in the
+    install line and hosts keep it.
+    """
 
     site: str = ""
     labels: dict[str, str] = {}
@@ -51,6 +55,7 @@ class RegistrationTokenSpec(Document, frozen=True, kw_only=True):
     maximum_uses: Annotated[int, Meta(ge=1)] | None = None
     auto_approve: bool = False
     allowed_networks: tuple[str, ...] = ()
+    proxy: str = ""
     revoked: bool = False
 
 
@@ -201,6 +206,7 @@ class LayerState(Record, frozen=True, kw_only=True):
     digest: str = ""
     ready: bool = False
     message: str = ""
+    reason: str = ""
 
 
 class KubernetesState(Record, frozen=True, kw_only=True):
@@ -277,9 +283,11 @@ class Layer(Document, frozen=True, kw_only=True):
     """One layer of the stack.
 
     kubernetes: `provider` kubeadm, `version`, `values` (YAML: kubelet, kubeProxy, kubeadm,
-    containerd, registries, proxy). network: `provider` routed, or manifests. storage and addon:
-    `manifests` (YAML documents) or `chart`. `artifacts` name Artifact objects whose images or
-    charts this layer needs. `values` and `manifests` may hold `${{ variable }}`.
+    containerd, registries, proxy). network: `provider` routed, or as an addon. storage and addon:
+    `manifests` (YAML documents), or `chart` (the one of `artifacts` that is a chart) with its
+    `values`. `artifacts` name Artifact objects whose images or charts this layer needs.
+    `namespace` (default: default) is made when it is not there. `values`, `manifests`,
+    `namespace` and `version` may hold `${{ variable }}`.
     """
 
     name: Name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from skerry.model.meta import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN
@@ -15,6 +16,7 @@ from skerry.model.problems import Problem
 
 MAX_LABELS = 64
 MAX_HOST_LABELS = 32
+_MAX_PROBLEMS = 100
 # Only skerry itself gives labels a meaning there.
 RESERVED = "skerry.dev/"
 
@@ -40,7 +42,7 @@ def check_labels(path: str, raw: Any, *, quote: bool = True) -> list[Problem]:
     problems: list[Problem] = []
     if len(raw) > MAX_LABELS:
         problems.append(Problem(path=path, message=f"more than {MAX_LABELS} labels"))
-    for key, value in raw.items():
+    for key, value in islice(raw.items(), _MAX_PROBLEMS):
         if not isinstance(key, str) or re.fullmatch(LABEL_KEY_PATTERN.strip("^$"), key) is None:
             problems.append(
                 Problem(

@@ -20,7 +20,7 @@ from skerry.model.problems import DocumentInvalid, Problem
 from skerry.model.template import expand, is_deferred, references, resolve_variables
 
 MAX_REVISION_BYTES = 4 * 1024 * 1024
-TEXTS = ("values", "manifests", "chart", "namespace", "version")
+TEXTS = ("values", "manifests", "namespace", "version")
 
 
 class RevisionInvalid(SkerryError):
@@ -127,7 +127,7 @@ def decode_revision(data: bytes) -> Revision:
         raise RevisionInvalid(f"revision is {len(data)} bytes, at most {MAX_REVISION_BYTES}")
     try:
         return msgspec.json.decode(data, type=Revision)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise RevisionInvalid(f"not a profile revision: {exc}") from exc
 
 
@@ -259,6 +259,7 @@ def _expand_layer(
         profile=revision.profile,
         type=layer.type,
         provider=layer.provider,
+        chart=layer.chart,
         artifacts=layer.artifacts,
         wait_s=layer.wait_s,
         **texts,

@@ -106,6 +106,9 @@ SignatureInvalid | error | Signature is not valid | skerry-agent status
     A document is not signed by a key that this host trusts; nothing of it was used.
 ReleaseSignatureMissing | error | Release signature is missing | skerry get artifacts
     The artifact is not signed by a release key; nothing of it was used.
+ManagerRestored | waiting | Manager was restored | skerry backup confirm
+    The manager came back from a backup. It learns what hosts have and tells them nothing new
+    until a person confirms it.
 OlderEpoch | error | Older desired state | skerry describe host {host}
     The manager sent an older state than this host has; perhaps it was restored from a backup.
 RevisionInvalid | error | Revision cannot be read | skerry get profiles
@@ -183,6 +186,9 @@ KubeletNotReady | error | kubelet is not ready | skerry describe host {host}
     The kubelet does not run or does not answer.
 NodeNotReady | error | Node is not Ready | skerry describe host {host}
     Kubernetes does not see the node as Ready.
+ImagePullFailed | error | Image cannot be pulled | skerry edit cluster {cluster}
+    A registry does not give an image that a layer runs. Its address, authority and credentials
+    are `registries` of the profile's kubernetes layer; the image's name is in the layer.
 LayerInvalid | error | Layer cannot be applied | skerry edit cluster {cluster}
     A layer's manifests or values cannot be used.
 LayerNotReady | error | Layer is not ready | skerry describe cluster {cluster}
@@ -303,6 +309,11 @@ def _line(condition: Condition) -> str:
     return f"{title}: {condition.message}" if condition.message else title
 
 
+def usage(row: Reason) -> str:
+    """The next action as a usage line, with what is to be filled in as capitals."""
+    return _fill(row.action, {})
+
+
 class _Facts(dict[str, str]):
     def __missing__(self, key: str) -> str:
         return key.upper()
@@ -324,7 +335,7 @@ def reference_page() -> str:
         "",
     ]
     for row in sorted(REASONS.values(), key=lambda item: item.rank):
-        action = _fill(row.action, {})
+        action = usage(row)
         lines += [f"## {row.name}", "", f"{row.title} ({row.severity.value}). {row.cause}", ""]
         lines += [f"Next: `{action}`", ""]
     return "\n".join(lines)

@@ -15,8 +15,12 @@ from skerry.lib.errors import SkerryError
 
 ARTIFACT_TYPE = "application/vnd.skerry.kubernetes.release.v1"
 IMAGES_ARTIFACT_TYPE = "application/vnd.skerry.images.v1"
+CHART_ARTIFACT_TYPE = "application/vnd.skerry.chart.v1"
 CONFIG_TYPE = "application/vnd.skerry.kubernetes.release.config.v1+json"
 IMAGES_CONFIG_TYPE = "application/vnd.skerry.images.config.v1+json"
+CHART_CONFIG_TYPE = "application/vnd.skerry.chart.config.v1+json"
+# A packaged chart as Helm's registries call it (helm.sh/docs/topics/registries).
+CHART_LAYER_TYPE = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 FILE_TYPE = "application/vnd.skerry.file.v1+gzip"
 IMAGE_TYPE = "application/vnd.skerry.image.v1.tar+gzip"
 
@@ -97,6 +101,19 @@ class ImagesMetadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return msgspec.json.encode(self, order="sorted")
 
 
+class ChartMetadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Config blob of an artifact that carries one Helm chart, in the words of its Chart.yaml."""
+
+    name: str
+    version: str
+    app_version: str = ""
+    description: str = ""
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="sorted")
+
+
 def parse_metadata(data: bytes) -> ReleaseMetadata:
     """Decode a config blob and check every path in it. Raises ReleaseInvalid."""
     if len(data) > MAX_METADATA_BYTES:
@@ -105,7 +122,7 @@ def parse_metadata(data: bytes) -> ReleaseMetadata:
         )
     try:
         metadata = msgspec.json.decode(data, type=ReleaseMetadata)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ReleaseInvalid(f"release metadata cannot be read: {exc}") from exc
     parse_version(metadata.version)
     for file in metadata.files:

@@ -29,7 +29,7 @@ class DesiredLayer(Record, frozen=True, kw_only=True):
 
 
 class DesiredCluster(Record, frozen=True, kw_only=True):
-    """This host's part in a cluster.
+    """This host's part in a cluster. `hidden` are texts that no message may show: opened secrets.
 
     `values` are the kubernetes layer's values, parsed and checked (see plan.kubernetes);
     `config_digest` covers them. `release` is the Kubernetes release to run.
@@ -45,6 +45,7 @@ class DesiredCluster(Record, frozen=True, kw_only=True):
     values: dict[str, Any] = {}
     config_digest: str = ""
     layers: tuple[DesiredLayer, ...] = ()
+    hidden: tuple[str, ...] = ()
 
 
 class DesiredHost(Record, frozen=True, kw_only=True):

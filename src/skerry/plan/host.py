@@ -14,7 +14,7 @@ import msgspec
 from skerry.lib.digest import canonical_json, sha256
 from skerry.model.meta import Record
 from skerry.plan import steps as do
-from skerry.plan.desired import DesiredCluster, DesiredHost
+from skerry.plan.desired import DesiredCluster, DesiredHost, DesiredLayer
 from skerry.plan.kubernetes import KubernetesValues, check_values, read_values
 from skerry.plan.observed import KubeObserved
 from skerry.plan.reactions import Reaction, ReactionKind, reactions, strongest
@@ -341,13 +341,15 @@ def _layers(digest: str, cluster: DesiredCluster, observed: KubeObserved) -> do.
     applied = {layer.name: layer for layer in observed.layers}
     wanted = {layer.name for layer in cluster.layers}
     steps: list[do.Step] = [
-        do.PruneLayer(name=name) for name in reversed(applied) if name not in wanted
+        do.PruneLayer(name=name)
+        for name, layer in reversed(applied.items())
+        if name not in wanted and not layer.stuck
     ]
     for layer in cluster.layers:
         have = applied.get(layer.name)
         if have is not None and have.digest == layer.digest and not have.again:
             continue
-        steps.append(do.ApplyLayer(name=layer.name, digest=layer.digest))
+        steps.append(_apply(layer))
         steps.append(
             do.WaitLayer(
                 name=layer.name,
@@ -359,6 +361,16 @@ def _layers(digest: str, cluster: DesiredCluster, observed: KubeObserved) -> do.
     if not steps:
         return None
     return do.Operation(name="layers", desired_digest=digest, steps=tuple(steps))
+
+
+def _apply(layer: DesiredLayer) -> do.ApplyLayer:
+    """A chart's hooks may take the layer's time again and again: once to clear a torn change
+    away, before and after, and each hook for itself."""
+    step = do.ApplyLayer(name=layer.name, digest=layer.digest)
+    if not layer.chart:
+        return step
+    limit_s = max(step.limit_s, 8 * layer.wait_s + _GATE_MARGIN_S)
+    return msgspec.structs.replace(step, limit_s=limit_s)
 
 
 def _snapshot(digest: str, observed: KubeObserved, values: KubernetesValues) -> do.Operation | None:

@@ -23,13 +23,16 @@ class Finding(Record, frozen=True, kw_only=True):
 
 class ObservedLayer(Record, frozen=True, kw_only=True):
     """A layer that was applied. `again` asks to apply it once more: an object of it is missing,
-    or the API refused it some minutes ago and may take it now."""
+    or the API refused it some minutes ago and may take it now. `stuck`: it could not be removed,
+    and it is too early to try that again."""
 
     name: str
     digest: str
     ready: bool = False
     message: str = ""
+    reason: str = ""
     again: bool = False
+    stuck: bool = False
 
 
 class KubeObserved(Record, frozen=True, kw_only=True):
@@ -78,7 +81,8 @@ class KubeObserved(Record, frozen=True, kw_only=True):
             control_plane_version=self.control_plane_version,
             kubelet_version=self.kubelet_version,
             api_ready=self.api_ready,
-            node_ready=self.node_ready,
+            # The API believes a dead kubelet for most of a minute.
+            node_ready=self.node_ready and self.kubelet_active,
             config_digest=self.config_digest,
             certificates_expire_at=self.certificates_expire_at,
             last_snapshot_at=self.last_snapshot_at,
@@ -88,6 +92,7 @@ class KubeObserved(Record, frozen=True, kw_only=True):
                     digest=layer.digest,
                     ready=layer.ready,
                     message=layer.message,
+                    reason=layer.reason,
                 )
                 for layer in self.layers
             ),

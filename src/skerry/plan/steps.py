@@ -79,9 +79,9 @@ class ImportImages(_Step, frozen=True, kw_only=True):
 
 
 class RemoveContent(_Step, frozen=True, kw_only=True):
-    """Unpin and remove the images of an artifact that no layer needs any more."""
+    """Remove an artifact's chart, or unpin and remove its images: no layer needs it any more."""
 
-    words = "remove images {digest}"
+    words = "remove content {digest}"
     digest: str
 
 
@@ -122,7 +122,7 @@ class GateNode(_Step, frozen=True, kw_only=True):
 
 
 class ApplyLayer(_Step, frozen=True, kw_only=True):
-    """Import the images a layer needs, apply its objects, prune those that it no longer has.
+    """Import the images a layer needs, apply its objects or its chart, prune what it no longer has.
 
     A layer that cannot be applied is remembered as such and tried again later; it is no failure
     of the operation, because one broken add-on must not hold up the others.
@@ -146,10 +146,12 @@ class WaitLayer(_Step, frozen=True, kw_only=True):
 
 
 class PruneLayer(_Step, frozen=True, kw_only=True):
-    """Delete every object of a layer that is gone from the profile."""
+    """Take a layer that is gone from the profile off the cluster; a failure is remembered and
+    tried again later."""
 
     words = "remove layer {name}"
     name: str
+    limit_s: float = 900.0
 
 
 class SaveRestorePoint(_Step, frozen=True, kw_only=True):

@@ -103,7 +103,7 @@ def decode(data: bytes) -> Envelope:
         raise EnvelopeRefused(f"signed document is {len(data)} bytes, at most {MAX_ENVELOPE_BYTES}")
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise EnvelopeRefused(f"signed document cannot be read: {exc}") from exc
     if len(envelope.signatures) > MAX_SIGNATURES:
         raise EnvelopeRefused(f"signed document carries more than {MAX_SIGNATURES} signatures")

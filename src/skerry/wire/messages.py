@@ -189,9 +189,14 @@ class SyncAnswer(Record, frozen=True, kw_only=True):
 
 
 class RenewRequest(Record, frozen=True, kw_only=True):
-    """Signed by the old key; `public_key` may be a new one."""
+    """Signed by the old key; `public_key` may be a new one, which then proves itself.
+
+    `proof` is the new key's signature over `renewal(...)`: nobody takes over a key that belongs
+    to another machine.
+    """
 
     public_key: str
+    proof: bytes = b""
 
 
 class RenewAnswer(Record, frozen=True, kw_only=True):
@@ -214,8 +219,13 @@ def decode(data: bytes, kind: type[MessageT], *, limit: int = MAX_MESSAGE_BYTES)
         raise MessageInvalid(f"{kind.__name__} is {len(data)} bytes, at most {limit}")
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MessageInvalid(f"not a valid {kind.__name__}: {exc}") from exc
+
+
+def renewal(host_uid: str, counter: int) -> bytes:
+    """What a new host key signs: it belongs to this host, and to this one request."""
+    return f"skerry host key renewal\n{host_uid}\n{counter}".encode()
 
 
 def apply_report(status: HostStatus, report: HostReport) -> HostStatus:

@@ -315,3 +315,16 @@ async def test_change_holds_the_object_as_it_was_then(store: Store) -> None:
     await store.commit(WriteSet(puts=(Put(later, 1),)))
 
     assert (await take(store, 1, since=0))[0].resource == first
+
+
+async def test_an_object_is_found_as_it_was_at_a_revision_of_its_own(store: Store) -> None:
+    first = await store.commit(WriteSet(puts=(Put(host("h1", site="north"), 0),)))
+    other = await store.commit(WriteSet(puts=(Put(host("h2"), 0),)))
+    await store.commit(WriteSet(puts=(Put(host("h1", site="south"), first.revision),)))
+
+    then = await store.at_revision("Host", "default", "h1", first.revision)
+
+    assert then is not None
+    assert then.spec.site == "north"
+    assert await store.at_revision("Host", "default", "h1", other.revision) is None
+    assert await store.at_revision("Host", "default", "h1", 99) is None

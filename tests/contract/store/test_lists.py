@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from store_objects import host, project
 
@@ -11,12 +12,15 @@ from skerry.lib.errors import SkerryError
 from skerry.manager.store import Store
 from skerry.manager.store.protocol import Delete, Put, Query, WriteSet
 from skerry.model.kinds import (
+    Approval,
     ClusterSpec,
     ClusterStatus,
     HostPhase,
+    HostSpec,
+    HostStatus,
     Pool,
 )
-from skerry.model.meta import Metadata, Resource
+from skerry.model.meta import Condition, Metadata, Resource
 from skerry.model.selectors import parse_selector
 
 pytestmark = pytest.mark.anyio
@@ -208,3 +212,40 @@ async def test_list_carries_the_revision_to_watch_from(filled: Store) -> None:
 async def test_bad_queries_are_refused_with_a_cause(store: Store, query: Query) -> None:
     with pytest.raises(SkerryError):
         await store.list(query)
+
+
+async def test_tally_counts_by_value_what_a_list_would_find(filled: Store) -> None:
+    assert await filled.tally(Query("Host"), "status.phase") == {"Ready": 2, "Pending": 3}
+    assert await filled.tally(Query("Host", project="other"), "spec.site") == {"south": 1, "": 1}
+    north = Query("Host", labels="site=north")
+    assert await filled.tally(north, "status.phase") == {"Ready": 1, "Pending": 1}
+    assert await filled.tally(Query("Host", fields={"spec.site": "none"}), "standing") == {}
+
+
+async def test_derived_fields_follow_every_change(filled: Store) -> None:
+    assert await filled.tally(Query("Host"), "standing") == {"pending": 5}
+    old = await filled.get("Host", "default", "a1")
+    full = Condition(type="Reconciled", status="False", reason="DiskFull")
+    status = HostStatus(phase=HostPhase.READY, conditions=(full,))
+    spec = HostSpec(approval=Approval.APPROVED)
+    ill = msgspec.structs.replace(old, spec=spec, status=status)
+    await filled.commit(WriteSet(puts=(Put(ill, old.metadata.revision),)))
+
+    assert await names(filled, Query("Host", fields={"standing": "attention"})) == ["a1"]
+    assert await names(filled, Query("Host", fields={"reason": "DiskFull"})) == ["a1"]
+    assert await filled.tally(Query("Host"), "standing") == {"pending": 4, "attention": 1}
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        (Query("Host"), "status.hostName"),
+        (Query("Host", labels="cores>4"), "status.phase"),
+        (Query("Host", fields={"status.hostName": "x"}), "status.phase"),
+    ],
+)
+async def test_what_the_index_cannot_count_is_refused(
+    store: Store, query: Query, path: str
+) -> None:
+    with pytest.raises(SkerryError):
+        await store.tally(query, path)

@@ -229,7 +229,7 @@ def end_of(folder: Path) -> dict[str, Any]:
     status = status_of(folder)
     root = DiskRoot(str(folder))
     identity = load_identity(root)
-    have = accept.stored(root)
+    have = accept.stored(root, identity)
     kubernetes = status.report.kubernetes if status and status.report else None
     reasons = {item.type: item.reason for item in status.conditions} if status else {}
     return {

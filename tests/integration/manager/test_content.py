@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -150,6 +151,44 @@ async def test_install_script_and_line_are_valid_shell(manager: Manager, tmp_pat
     for text in (script, inner.encode(), made["install"].encode()):
         done = await anyio.run_process(["sh", "-n"], input=text, check=False)
         assert done.returncode == 0, done.stderr
+
+
+async def test_install_line_of_a_site_behind_a_proxy_leads_through_it(
+    manager: Manager, tmp_path: Path
+) -> None:
+    proxy = "http://till:pass%20word@proxy.example:3128"
+    made = await manager.apply("RegistrationToken", "registrationtokens", "t", {"proxy": proxy})
+    # A curl that tells what it sees, in the place of the real one.
+    curl = tmp_path / "curl"
+    curl.write_text('#!/bin/sh\necho "$https_proxy|$no_proxy|$NO_PROXY|$*"; exit 7\n')
+    curl.chmod(0o755)
+
+    words = shlex.split(made["install"])
+    done = await anyio.run_process(
+        ["sh"],
+        input=made["install"].encode(),
+        check=False,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "no_proxy": "*", "NO_PROXY": "*"},
+    )
+
+    assert words[:2] == [f"SKERRY_TOKEN={made['secret']}", f"SKERRY_PROXY={proxy}"]
+    assert proxy not in words[-1], "a password is never an argument"
+    assert done.returncode == 7
+    seen = done.stdout.decode().split("|")
+    assert seen[:3] == [proxy, "", ""]
+    assert "/install.sh" in seen[3]
+    script = (await manager.client().get("/install.sh")).text
+    assert 'export https_proxy="$SKERRY_PROXY"' in script
+
+
+@pytest.mark.parametrize("proxy", ["proxy:3128", "socks5://p:1", "http://p:1; reboot", "http://"])
+async def test_a_proxy_that_is_none_is_refused(manager: Manager, proxy: str) -> None:
+    answer = await manager.admin.put(
+        path_of("registrationtokens", "t"),
+        json={"kind": "RegistrationToken", "metadata": {"name": "t"}, "spec": {"proxy": proxy}},
+    )
+
+    assert "is not the address of an HTTP proxy" in problems_of(answer)["spec.proxy"]
 
 
 async def test_missing_agent_archive_is_said_plainly(manager: Manager) -> None:

@@ -112,7 +112,9 @@ async def test_known_hardware_with_a_new_key_waits_and_takes_nothing_over(
     asked = await new.enrol(token=secret)
     still = await old.sync()
     host = (await manager.admin.get(path_of("hosts", "shop-1"))).json()
-    await manager.admin.post(path_of("hosts", "shop-1") + "/approve")
+    await manager.admin.post(
+        path_of("hosts", "shop-1") + "/approve", json={"fingerprint": new.fingerprint}
+    )
     taken = await new.enrol(token=secret)
 
     assert (asked.state, asked.reason) == ("pending", "HardwareIdTaken")

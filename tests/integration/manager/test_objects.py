@@ -8,6 +8,11 @@ import anyio
 import msgspec
 import pytest
 
+from skerry.lib.digest import sha256
+from skerry.manager.store.protocol import Put, WriteSet
+from skerry.model.kinds import EmptyStatus
+from skerry.model.meta import Condition
+
 from .conftest import Manager, cluster_spec, path_of, problems_of, profile_spec, running
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +131,81 @@ async def test_profile_problems_name_their_fields(manager: Manager) -> None:
         "spec.layers[0].values.kubelet.nonsense",
         "spec.layers[2].manifests",
     }
+
+
+async def test_problems_of_a_chart_name_their_fields(manager: Manager) -> None:
+    await manager.artifact("harbour-1-0-0-any", "chart", "1.0.0", "any")
+    await manager.artifact("web-1-amd64", "images", "1", "amd64")
+    await manager.release()
+    good = {
+        "name": "web",
+        "type": "addon",
+        "chart": "harbour-1-0-0",
+        "artifacts": ["harbour-1-0-0", "web-1"],
+        "values": "greeting: ${{ secret.web.greeting }}\nsizes: {memory: ${{ host.site }}}\n",
+    }
+    bad: dict[str, dict[str, Any]] = {
+        "chart not among the artifacts": {"artifacts": ["web-1"], "chart": "harbour-1-0-0"},
+        "images as a chart": {"artifacts": ["web-1"], "chart": "web-1"},
+        "chart that nothing uses": {"chart": "", "manifests": "a"},
+        "chart and manifests": {"manifests": "apiVersion: v1\nkind: Namespace\n"},
+        "chart and provider": {"type": "network", "provider": "routed"},
+        "values that are a list": {"values": "- 1"},
+        "values that are no YAML": {"values": "a: ["},
+        "name too long": {"name": "w" * 54},
+        "namespace that is none": {"namespace": "Shop Floor"},
+        "a release as content": {"artifacts": ["harbour-1-0-0", "kubernetes-1-36-3-amd64"]},
+    }
+    wanted = {
+        "chart not among the artifacts": {"chart"},
+        "images as a chart": {"chart"},
+        "chart that nothing uses": {"artifacts[0]", "manifests"},
+        "chart and manifests": {"manifests"},
+        "chart and provider": {"provider"},
+        "values that are a list": {"values"},
+        "values that are no YAML": {"values"},
+        "name too long": {"name"},
+        "namespace that is none": {"namespace"},
+        "a release as content": {"artifacts[1]"},
+    }
+
+    for case, changes in bad.items():
+        spec = profile_spec(version="1.0.1", layers=[{**good, **changes}])
+        answer = await put(manager, "clusterprofiles", "edge", doc("ClusterProfile", "edge", spec))
+        found = {
+            item.removeprefix("spec.layers[2].")
+            for item in problems_of(answer)
+            if item.startswith("spec.layers[2]")
+        }
+        assert found == wanted[case], (case, problems_of(answer))
+    spec = profile_spec(layers=[good])
+    answer = await put(manager, "clusterprofiles", "edge", doc("ClusterProfile", "edge", spec))
+    assert answer.status_code == 201, answer.text
+
+
+async def test_a_chart_reaches_every_architecture_by_its_pinned_digest(manager: Manager) -> None:
+    digest = await manager.artifact("harbour-1-0-0-any", "chart", "1.0.0", "any")
+    await manager.release()
+    layer = {
+        "name": "web",
+        "type": "addon",
+        "chart": "harbour-1-0-0",
+        "artifacts": ["harbour-1-0-0"],
+    }
+    await manager.profile(layers=[layer])
+    device = await manager.ready_host("till-1")
+    await manager.cluster("harbour", "till-1")
+    await manager.reconciler.settle()
+
+    fetched = await device.fetch(digest)
+    members = manager.centre.blobs.members(digest)
+    package = next(x for x in members if manager.centre.blobs.read_small(x).startswith(b"layer"))
+    whole = await device.fetch(package)
+    rest = await device.fetch(package, start=5)
+
+    assert sha256(fetched.content) == digest
+    assert rest.status_code == 206
+    assert whole.content[5:] == rest.content
 
 
 async def test_yaml_that_grows_without_end_is_refused(manager: Manager) -> None:
@@ -255,6 +335,34 @@ async def test_apply_over_another_change_is_refused_with_the_difference(manager:
     assert back.status_code == 409, "the revision inside the document counts too"
 
 
+async def test_what_programs_wrote_since_is_nobody_s_conflict(manager: Manager) -> None:
+    first = await manager.apply("Site", "sites", "north", {"address": "A"})
+    store = manager.centre.store
+    for turn in range(3):
+        site = await store.get("Site", "default", "north")
+        seen = Condition(type="Ready", status="True", reason="Ready", message=str(turn))
+        worked = msgspec.structs.replace(site, status=EmptyStatus(conditions=(seen,)))
+        await store.commit(WriteSet(puts=(Put(worked, site.metadata.revision),)))
+
+    mine = {**first, "spec": {"address": "C"}}
+    answer = await put(manager, "sites", "north", mine)
+    again = await put(manager, "sites", "north", {**first, "spec": {"address": "D"}})
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"]["conditions"][0]["message"] == "2", "the status stays"
+    assert again.status_code == 409, "but what a person wrote since is one"
+
+
+async def test_a_revision_of_a_deleted_namesake_conflicts(manager: Manager) -> None:
+    first = await manager.apply("Site", "sites", "north", {"address": "A"})
+    assert (await manager.admin.delete(path_of("sites", "north"))).status_code in (200, 204)
+    await manager.apply("Site", "sites", "north", {"address": "A"})
+
+    answer = await put(manager, "sites", "north", {**first, "spec": {"address": "C"}})
+
+    assert answer.status_code == 409
+
+
 async def test_create_of_what_exists_conflicts(manager: Manager) -> None:
     await manager.apply("Site", "sites", "north", {})
 
@@ -354,9 +462,12 @@ async def test_watch_streams_changes_from_a_revision_on(manager: Manager) -> Non
         await enough.wait()
         return {"type": "http.disconnect"}
 
+    async def allowed() -> None:
+        """Nothing was taken away."""
+
     changes = objects.watch(manager.centre, INTERNAL, KINDS["Site"], "default", since=since)
     with anyio.fail_after(10):
-        await WatchAnswer(changes, manager.clock)({}, receive, send)
+        await WatchAnswer(changes, manager.clock, recheck=allowed)({}, receive, send)
 
     found = [msgspec.json.decode(line) for line in lines]
     assert [item["type"] for item in found] == ["CHANGED", "DELETED"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from skerry.lib import pki
@@ -289,6 +290,32 @@ async def test_silence_is_a_quiet_condition_and_ends(manager: Manager) -> None:
     assert silent == "Running", "no line is no failure of the cluster"
     assert (why["reason"], why["severity"]) == ("HostSilent", "quiet")
     assert condition(host, "Reachable") == "Reachable"
+
+
+async def test_silence_is_seen_long_before_everything_is_looked_at_again(
+    manager: Manager,
+) -> None:
+    device = await make_cluster(manager)
+    await device.sync()
+    await device.report(kubernetes=running("shop"))
+    await manager.reconciler.settle()
+    settings = manager.centre.settings
+    rounds = int(settings.quiet_after_s / settings.reconcile_s) + 2
+    assert (rounds + 1) * settings.reconcile_s < settings.full_pass_s
+
+    async def reachable() -> str:
+        host = (await manager.admin.get(path_of("hosts", "shop-1"))).json()
+        return condition(host, "Reachable")
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(manager.reconciler.run)
+            for _ in range(rounds):
+                await anyio.sleep(0.05)  # the loops reach their timers in real time
+                manager.clock.advance(settings.reconcile_s)
+            while await reachable() != "HostSilent":  # noqa: ASYNC110 - a stored condition
+                await anyio.sleep(0.02)
+            tg.cancel_scope.cancel()
 
 
 async def test_host_ahead_of_a_restored_manager_is_not_set_back(manager: Manager) -> None:

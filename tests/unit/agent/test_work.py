@@ -6,8 +6,9 @@ Assignments are really signed and verified; journal, content and desired state a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import anyio
 import msgspec
 import pytest
 
@@ -24,6 +25,7 @@ from skerry.lib.memory_files import MemoryRoot, PowerCut
 from skerry.model.artifact import ArtifactRef
 from skerry.model.kinds import LayerType, ProfileType, Variable
 from skerry.model.profile import Revision, RevisionLayer
+from skerry.plan.observed import KubeObserved
 from skerry.wire import envelope as env
 from skerry.wire.messages import (
     ArtifactStatement,
@@ -107,7 +109,15 @@ class Bench:
             envelope_digest=sha256(signed),
         )
 
-    def assign(self, version: str | None, *, greeting: str = "hi", secret: str = "") -> None:
+    def assign(
+        self,
+        version: str | None,
+        *,
+        greeting: str = "hi",
+        secret: str = "",
+        retry: int = 0,
+        lacks: str = "",
+    ) -> None:
         """Accept a new assignment; None takes the cluster away."""
         self.epoch += 1
         cluster = None
@@ -126,7 +136,12 @@ class Bench:
                         version=version,
                     ),
                     RevisionLayer(name="network", type=LayerType.NETWORK, provider="routed"),
-                    RevisionLayer(name="web", type=LayerType.ADDON, manifests=body),
+                    RevisionLayer(
+                        name="web",
+                        type=LayerType.ADDON,
+                        manifests=body,
+                        artifacts=(lacks,) if lacks else (),
+                    ),
                 ),
             )
             self.content.put(revision.digest, revision.encode())
@@ -138,6 +153,7 @@ class Bench:
                 role="control-plane",
                 revisions=(RevisionRef(profile="shop", version="1.0.0", digest=revision.digest),),
                 variables={"greeting": greeting},
+                retry_failed=retry,
                 artifacts=(self.release(version),),
                 secrets=(
                     SealedSecret(
@@ -159,6 +175,15 @@ class Bench:
             if rested == 2:
                 return
 
+    async def run_until(self, reason: str) -> None:
+        """Let the real loop run until this is what the host says."""
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(self.worker.run)
+                while self.reasons.get("Reconciled") != reason:
+                    await self.standing.changed.wait()
+                tg.cancel_scope.cancel()
+
     @property
     def reasons(self) -> dict[str, str]:
         return {item.type: item.reason for item in self.standing.conditions}
@@ -177,11 +202,26 @@ async def test_it_creates_upgrades_and_acknowledges_each_by_digest() -> None:
         bench.assign(version)
         await bench.settle()
 
-        have = accept.stored(bench.root)
+        have = accept.stored(bench.root, bench.identity)
         assert have is not None
         assert bench.standing.kubernetes.release == version
         assert bench.standing.acknowledged.digest == have.digest
         assert bench.standing.acknowledged.epoch == bench.epoch
+
+
+async def test_what_is_well_is_looked_at_less_often_than_what_is_not() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    well_s = await bench.worker.turn()
+
+    bench.engine.faults.bad_layers = frozenset({"web"})
+    bench.assign(OLD, greeting="ahoy")
+    await bench.settle()
+    unwell_s = await bench.worker.turn()
+
+    assert bench.reasons["LayersReady"] == "LayerNotReady"
+    assert (well_s, unwell_s) == (30.0, bench.worker.idle_s)
 
 
 async def test_variables_and_sealed_secrets_are_expanded_on_the_host_only() -> None:
@@ -195,6 +235,7 @@ async def test_variables_and_sealed_secrets_are_expanded_on_the_host_only() -> N
     assert desired is not None
     assert desired.cluster is not None
     assert desired.cluster.layers[-1].manifests == "text: ahoy hunter2"
+    assert desired.cluster.hidden == ("hunter2",)
     assert b"hunter2" not in msgspec.json.encode(bench.standing.kubernetes)
     assert b"hunter2" not in msgspec.json.encode(bench.standing.conditions)
 
@@ -220,6 +261,84 @@ async def test_a_bad_upgrade_returns_is_remembered_and_a_good_one_goes_through()
     await bench.settle()
     assert bench.standing.kubernetes.release == "1.36.4"
     assert bench.reasons["Reconciled"] == "Reconciled"
+
+
+async def test_a_request_to_try_again_counts_once_also_after_a_restart() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    bench.engine.faults.bad_versions = frozenset({NEW})
+    bench.assign(NEW)
+    await bench.settle()
+    bench.assign(NEW, retry=1)
+    await bench.settle()
+    tried = bench.engine.disrupted
+
+    bench.restart()
+    await bench.settle()
+
+    assert bench.reasons["Reconciled"] == "UpgradeReturned"
+    assert bench.engine.disrupted == tried
+
+
+async def test_a_full_disk_is_reported_and_the_work_goes_on_when_there_is_space() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    bench.assign(NEW)
+    bench.root.capacity = sum(len(data) for data in bench.root.files.values())
+
+    await bench.run_until("DiskFull")
+    bench.root.capacity = 1 << 40
+    bench.worker.nudge()
+    await bench.run_until("Reconciled")
+
+    assert bench.standing.kubernetes.release == NEW
+
+
+async def test_an_assignment_that_cannot_be_carried_out_does_not_end_the_agent() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    bench.assign(NEW, lacks="image-nobody-assigned")
+
+    await bench.run_until("ArtifactMissing")
+    bench.assign(NEW)
+    bench.worker.nudge()
+    await bench.run_until("Reconciled")
+
+    assert bench.standing.kubernetes.release == NEW
+
+
+async def test_a_defect_in_the_work_does_not_end_the_agent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd(FakeKubeEngine):
+        async def observe(self) -> KubeObserved:
+            raise LookupError("hunter2")
+
+    bench = Bench()
+    bench.assign(OLD)
+    bench.worker.engine = Odd(bench.clock, architecture=bench.arch)
+
+    await bench.run_until("AgentError")
+
+    assert "hunter2" not in str(bench.standing.conditions)
+
+
+async def test_epochs_of_another_registration_do_not_count() -> None:
+    """The host was deleted at the centre and made anew there: epochs begin again."""
+    bench = Bench()
+    for version in (OLD, NEW):
+        bench.assign(version)
+    anew = msgspec.structs.replace(bench.identity, host_uid="uid-2")
+    first = Assignment(host_uid="uid-2", epoch=1, issued_at=NOW)
+    envelope = env.sign(env.ASSIGNMENT, canonical_json(first), [CHANNEL])
+
+    assert accept.stored(bench.root, anew) is None
+    taken = accept.accept(bench.root, envelope, anew)
+
+    assert taken.epoch == 1
 
 
 async def test_taking_the_cluster_away_resets_the_host() -> None:
@@ -325,7 +444,7 @@ class TestRefusals:
     ) -> None:
         bench = Bench()
         bench.assign(OLD)
-        before = accept.stored(bench.root)
+        before = accept.stored(bench.root, bench.identity)
         other = Assignment(host_uid="uid-1", epoch=9, issued_at=NOW)
         forged = msgspec.structs.replace(other, **change)
         envelope = env.sign(env.ASSIGNMENT, canonical_json(forged), [CHANNEL])
@@ -333,7 +452,7 @@ class TestRefusals:
         with pytest.raises(accept.AssignmentRefused) as caught:
             accept.accept(bench.root, envelope, bench.identity)
         assert caught.value.reason == reason
-        assert accept.stored(bench.root) == before
+        assert accept.stored(bench.root, bench.identity) == before
 
     async def test_an_assignment_signed_by_a_release_key_only(self) -> None:
         bench = Bench()
@@ -341,3 +460,95 @@ class TestRefusals:
         envelope = env.sign(env.ASSIGNMENT, canonical_json(assignment), [RELEASE])
         with pytest.raises(env.EnvelopeRefused):
             accept.accept(bench.root, envelope, bench.identity)
+
+
+async def test_the_cause_of_a_failed_operation_stands_while_it_is_tried_again() -> None:
+    bench = Bench()
+    bench.engine.faults.failing = {"Preflight": 100}
+    bench.assign(OLD)
+    seen: list[tuple[str, str]] = []
+    announce = bench.standing.announce
+
+    def recorded() -> None:
+        item = bench.standing.conditions[0]
+        seen.append((item.status, item.reason))
+        announce()
+
+    bench.standing.announce = recorded  # type: ignore[method-assign]  # only listens
+    for _ in range(30):
+        bench.clock.advance(await bench.worker.turn())
+    first = seen.index(("False", bench.reasons["Reconciled"]))
+    assert len(seen) > first + 2
+    assert {status for status, _ in seen[first:]} == {"False"}
+
+    bench.engine.faults.failing = {}
+    bench.clock.advance(300)
+    await bench.settle()
+    assert bench.reasons["Reconciled"] == "Reconciled"
+
+
+async def test_a_node_that_is_not_ready_is_told_before_its_repair_ends() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    assert bench.standing.kubernetes.node_ready
+    bench.engine._state = msgspec.structs.replace(
+        bench.engine._state, kubelet_active=False, node_ready=True
+    )
+    bench.engine.faults.failing = {"GateNode": 100}
+
+    await bench.worker.turn()
+
+    assert not bench.standing.kubernetes.node_ready
+
+
+async def test_a_cause_that_went_away_by_itself_is_seen_long_before_the_next_try() -> None:
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    well = bench.engine._state
+    bench.engine._state = msgspec.structs.replace(well, kubelet_active=False)
+    bench.engine.faults.failing = {"ConfigureHost": 1000}
+    for _ in range(100):
+        bench.clock.advance(await bench.worker.turn())
+    assert bench.reasons["Reconciled"] != "Reconciled"
+
+    bench.engine._state = well
+    began = bench.clock.monotonic()
+    pause_s = await bench.worker.turn()
+    while bench.reasons["Reconciled"] != "Reconciled":
+        bench.clock.advance(pause_s)
+        pause_s = await bench.worker.turn()
+
+    assert bench.clock.monotonic() - began <= 2 * bench.worker.idle_s
+
+
+async def test_a_new_assignment_does_not_wait_for_the_next_try_of_the_old_one() -> None:
+    bench = Bench()
+    bench.engine.faults.failing = {"Preflight": 1}
+    bench.assign(OLD)
+    await bench.worker.turn()
+    assert bench.standing.kubernetes.release == ""
+
+    bench.assign(NEW)
+    bench.worker.nudge()
+    began = bench.clock.monotonic()
+    await bench.settle()
+
+    assert bench.standing.kubernetes.release == NEW
+    assert bench.clock.monotonic() == began
+
+
+async def test_an_operation_that_helped_is_done_at_once_when_it_is_due_again() -> None:
+    """Certificates that live minutes are renewed again and again by the same operation."""
+    bench = Bench()
+    bench.assign(OLD)
+    await bench.settle()
+    renewed = []
+    for _ in range(3):
+        bench.clock.advance(timedelta(days=340).total_seconds())
+        assert await bench.worker.turn() == 0.0
+        renewed.append(bench.engine._state.certificates_expire_at)
+        await bench.settle()
+
+    assert renewed == sorted(set(renewed))

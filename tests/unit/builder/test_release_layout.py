@@ -12,11 +12,10 @@ from skerry.builder.cache import Cache, default_cache
 from skerry.builder.gomodules import Component, Toolchain
 from skerry.builder.layout import describe, sign_layout
 from skerry.builder.recipes import ImageRecipe, Recipe, ReleaseTable
-from skerry.builder.release import Parts, SourceUnknown, assemble, build_release
+from skerry.builder.release import Parts, assemble
 from skerry.builder.sbom import Module
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.oci import Layout
-from skerry.lib.proc import FakeRunner
 from skerry.model import release as model
 from skerry.wire import envelope
 
@@ -102,14 +101,6 @@ def test_the_envelope_is_a_release_signature_over_the_manifest_digest(tmp_path: 
     )
     assert payload == canonical_json(describe(release).statement)
     assert describe(release).digest.encode() in payload
-
-
-@pytest.mark.anyio
-async def test_a_source_that_is_not_there_yet_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(SourceUnknown, match="official"):
-        await build_release(
-            "1.36.3", cache=Cache(tmp_path), runner=FakeRunner(), env={}, source="official"
-        )
 
 
 def test_an_interrupted_build_leaves_no_entry(tmp_path: Path) -> None:

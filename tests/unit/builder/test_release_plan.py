@@ -74,7 +74,7 @@ def test_two_releases_share_what_did_not_change() -> None:
 
     same = {name for name in ids[0] if ids[0][name] == ids[1][name]}
 
-    assert same == {"etcd", "coredns", "containerd", "cni", "runc", "pause", "netfilter"}
+    assert same == {"etcd", "coredns", "containerd", "cni", "runc", "helm", "pause", "netfilter"}
 
 
 def test_another_compiler_or_c_library_makes_another_content_id() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -82,7 +82,7 @@ def test_every_durable_write_syncs_file_and_folder(
     root = DiskRoot(str(tmp_path))
 
     root.write("/d/file", b"x")
-    assert synced[-2:] == [".file.new", "d"]
+    assert synced == [tmp_path.name, ".file.new", "d"], "a new folder's own name too"
 
     synced.clear()
     root.append("/d/log", b"x")
@@ -90,7 +90,37 @@ def test_every_durable_write_syncs_file_and_folder(
 
     synced.clear()
     root.rename("/d/file", "/e/file")
-    assert synced[-2:] == ["e", "d"]
+    assert synced == [tmp_path.name, "e", "d"]
+
+    synced.clear()
+    root.mkdir("/f/g")
+    assert synced == [tmp_path.name, "f"]
+
+
+def test_a_write_that_failed_leaves_no_part_behind(tmp_path: Path) -> None:
+    root = DiskRoot(str(tmp_path))
+    root.write("/d/file", b"old")
+
+    def chunks() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        raise DiskFull("/d/file")
+
+    with pytest.raises(DiskFull):
+        root.write_chunks("/d/file", chunks())
+
+    assert os.listdir(tmp_path / "d") == ["file"]
+    assert root.read("/d/file") == b"old"
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    root = DiskRoot(str(tmp_path))
+    (tmp_path / "victim").write_bytes(b"theirs")
+    (tmp_path / ".file.new").symlink_to(tmp_path / "victim")
+
+    with pytest.raises(OSError, match="symbolic link"):
+        root.write("/file", b"mine")
+
+    assert (tmp_path / "victim").read_bytes() == b"theirs"
 
 
 def test_full_disk_is_told_by_path_and_leaves_the_old_content() -> None:

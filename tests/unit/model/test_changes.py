@@ -32,10 +32,17 @@ def test_fields_are_named_by_their_path() -> None:
 
     found = differences(before, after)
 
-    assert summary(found) == "a[1].b: x -> z\ngone: y -> -\nnew: - -> True"
+    assert summary(found) == "a[1].b: x -> z\ngone: y -> -\nnew: - -> true"
 
 
 def test_long_text_is_not_repeated() -> None:
     (only,) = differences({"a": "x" * 5000}, {"a": "line\nline"})
 
     assert (only.before, only.after) == ("(5000 characters)", "(9 characters)")
+
+
+def test_what_was_made_is_told_field_by_field_without_what_is_empty() -> None:
+    found = differences({"spec": None}, {"spec": {"site": "north", "note": "", "labels": {}}})
+
+    assert [item.path for item in found] == ["spec.labels", "spec.note", "spec.site"]
+    assert summary(found) == "spec.site: - -> north"

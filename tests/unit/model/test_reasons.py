@@ -11,14 +11,10 @@ import pytest
 import skerry
 from skerry.model.meta import Condition
 from skerry.model.reasons import REASONS, Severity, explain, why
+from skerry.model.refusals import REFUSALS
 
 SOURCE = Path(skerry.__file__).parent
 FACTS = {"host": "till-1", "cluster": "shop", "project": "default"}
-# Reasons of refusals that a person meets at once and that never become a condition.
-NO_CONDITIONS = {
-    "BadPassword", "Conflict", "DeleteWaits", "DocumentInvalid", "NotPermitted", "NotSignedIn",
-    "RequestInvalid", "SignInFailed", "TooLarge", "UploadRefused", "MessageInvalid",
-}  # fmt: skip
 HEALTHY = {"Approved", "Synced", "Reconciled", "Ready", "Complete", "Reachable", "Running"}
 
 
@@ -46,7 +42,7 @@ def test_every_reason_in_the_code_is_in_the_table() -> None:
         for path in (SOURCE / part).rglob("*.py"):
             found.update(re.findall(r'reason="([A-Z][A-Za-z]+)"', path.read_text()))
 
-    assert found - set(REASONS) - NO_CONDITIONS - HEALTHY == set()
+    assert found - set(REASONS) - set(REFUSALS) - HEALTHY == set()
 
 
 def test_the_cause_is_nearest_to_the_root() -> None:

@@ -241,6 +241,13 @@ def test_a_refused_change_does_not_stop_the_upkeep_of_what_runs() -> None:
     assert found.to_last_good
 
 
+def test_a_node_counts_as_ready_only_while_its_kubelet_runs() -> None:
+    observed = KubeObserved(architecture="amd64", observed_at=NOW, node_ready=True)
+
+    assert not observed.to_state().node_ready
+    assert msgspec.structs.replace(observed, kubelet_active=True).to_state().node_ready
+
+
 def test_certificates_are_renewed_thirty_days_ahead() -> None:
     cluster = a_cluster()
     early = running(cluster, certificates_expire_at=NOW + timedelta(days=31))
@@ -271,6 +278,29 @@ def test_a_snapshot_is_due_after_six_hours() -> None:
     assert plan(cluster, running(cluster, last_snapshot_at=NOW - timedelta(hours=5))) is None
     late = plan(cluster, running(cluster, last_snapshot_at=NOW - timedelta(hours=6)))
     assert names(late) == ["SnapshotEtcd"]
+
+
+def test_a_layer_that_cannot_be_removed_yet_holds_up_no_other() -> None:
+    new = DesiredLayer(name="new", type=LayerType.ADDON, digest="d1")
+    cluster = a_cluster(layers=(new,))
+    gone = ObservedLayer(name="gone", digest="", message="cannot be removed", stuck=True)
+
+    early = plan(cluster, running(cluster, layers=(gone,)))
+    late = plan(cluster, running(cluster, layers=(msgspec.structs.replace(gone, stuck=False),)))
+
+    assert [type(step) for step in early.steps] == [do.ApplyLayer, do.WaitLayer]
+    assert late.steps[0] == do.PruneLayer(name="gone")
+
+
+def test_a_charts_own_time_limits_end_before_its_steps() -> None:
+    """So that a slow chart is a fact about its layer and not a failure of the operation."""
+    layer = DesiredLayer(name="web", type=LayerType.ADDON, chart="c", digest="1", wait_s=3600)
+    cluster = a_cluster(layers=(layer,))
+
+    step = plan(cluster, running(cluster, layers=())).steps[0]
+
+    upgrade_s, clearing_s = 2 * layer.wait_s, 3 * layer.wait_s
+    assert step.limit_s > upgrade_s + clearing_s + layer.wait_s
 
 
 def test_only_changed_layers_are_applied_and_gone_ones_pruned() -> None:

@@ -2,7 +2,8 @@
 
 Works without the API and after everything has expired, because the cluster's authorities are on
 this host. The kubelet's own client certificate is made anew too: with an expired one it could
-neither start nor ask for another.
+neither start nor ask for another. What holds a certificate in memory is started anew at once,
+kubelet included, so the API is away for seconds; pods do not notice.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _KUBECONFIGS = (
     places.SUPER_ADMIN_CONF,
     f"{places.KUBERNETES}/controller-manager.conf",
     f"{places.KUBERNETES}/scheduler.conf",
+    # Only until the kubelet has a certificate of its own: it then points to a file.
+    places.KUBELET_CONF,
 )
 _KUBELET_CURRENT = f"{places.KUBELET}/pki/kubelet-client-current.pem"
 
@@ -63,8 +66,20 @@ async def renew(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
             doors.root.remove(f"{places.KUBELET}/pki/{name}")
     expires = validity(doors)
     controlplane.restart_mark(doors, expires[1].isoformat() if expires else "renewed")
+    await controlplane.stop_all(doors)
     doors.root.remove(places.KUBELET_APPLIED)
     await runtime.switch_kubelet(doors, doors.linked_version("kubelet") or version)
+
+
+async def renew_expired(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
+    """Renew when something has expired already.
+
+    For an operation that was cut by a long absence: it goes on, or back, before anything else is
+    planned, and could do neither with certificates that nobody takes any more.
+    """
+    found = validity(doors)
+    if found is not None and found[1] <= doors.clock.now():
+        await renew(doors, cluster, version=version)
 
 
 def _text(doors: Doors, path: str) -> bytes:

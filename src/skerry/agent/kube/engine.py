@@ -23,6 +23,7 @@ class Reason(StrEnum):
     FOREIGN_KUBERNETES = "ForeignKubernetes"
     RELEASE_INVALID = "ReleaseInvalid"
     IMAGE_MISSING = "ImageMissing"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
     DISK_FULL = "DiskFull"
     RUNTIME_NOT_READY = "RuntimeNotReady"
     CONTROL_PLANE_NOT_READY = "ControlPlaneNotReady"

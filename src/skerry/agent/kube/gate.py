@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import yaml
 
-from skerry.agent.kube import places
+from skerry.agent.kube import places, pulls
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.record import Doors, last_line
 from skerry.agent.kube.runtime import last_words
 from skerry.lib.errors import SkerryError
 
 _POLL_S = 1.0
+_KUBELET_DOWN = "the kubelet does not run: "
 _POD_LOGS = "/var/log/pods"
 
 
@@ -45,6 +47,8 @@ async def node(doors: Doors, *, version: str, limit_s: float, settle_s: float) -
             ended = before - began
             words = await last_words(doors, places.KUBELET_UNIT) if ended > 0 else ""
             return f"the kubelet ended {ended} times: {words}" if ended > 0 else missing
+        if not settle_s:
+            return ""  # nothing to wait for, so nothing to look at again
         await doors.clock.sleep(settle_s)
         if await _restarts(doors) != before:
             return "the kubelet ended: " + await last_words(doors, places.KUBELET_UNIT)
@@ -97,7 +101,7 @@ async def _control_plane_lacks(doors: Doors, version: str) -> str:
         if not image.endswith(f":v{version}"):
             return f"{component} is {image or 'stopped'}"
     if not await doors.active(places.KUBELET_UNIT):
-        return "the kubelet does not run: " + await last_words(doors, places.KUBELET_UNIT)
+        return _KUBELET_DOWN + await last_words(doors, places.KUBELET_UNIT)
     answer = await doors.kubectl("get", "--raw", "/version", timeout_s=10, check=False)
     if not answer.ok:
         refused = "connection refused" if "was refused" in answer.stderr else ""
@@ -167,7 +171,7 @@ def _probe_url(manifest: str) -> str:
 
 async def _node_lacks(doors: Doors, version: str) -> str:
     if not await doors.active(places.KUBELET_UNIT):
-        return "the kubelet does not run: " + await last_words(doors, places.KUBELET_UNIT)
+        return _KUBELET_DOWN + await last_words(doors, places.KUBELET_UNIT)
     found = await this_node(doors)
     if not found:
         return "the node is not registered"
@@ -210,8 +214,16 @@ async def _restarts(doors: Doors) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def pod_trouble(pod: dict[str, Any]) -> str:
-    """Why a pod's containers do not run, in the runtime's words; empty when they do."""
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not run. `reason` is set when one of `Reason` says it best."""
+
+    message: str = ""
+    reason: str = ""
+
+
+def pod_trouble(pod: dict[str, Any]) -> Trouble:
+    """Why a pod's containers do not run; an empty message when they do."""
     status = pod.get("status", {})
     every = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     for container in every:
@@ -219,13 +231,17 @@ def pod_trouble(pod: dict[str, Any]) -> str:
         waiting = state.get("waiting", {})
         reason = waiting.get("reason", "")
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
+            image = container.get("image", "")
+            if reason in pulls.REASONS:
+                told = pulls.explain(image, reason, waiting.get("message", ""))
+                return Trouble(f": {told}", Reason.IMAGE_PULL_FAILED.value)
             last = container.get("lastState", {}).get("terminated", {})
             detail = f", exit code {last['exitCode']}" if "exitCode" in last else ""
-            return f": {reason} of image {container.get('image', '')}{detail}"
+            return Trouble(f": {reason} of image {image}{detail}")
     for item in status.get("conditions", []):
         if item["type"] == "PodScheduled" and item["status"] == "False":
-            return f": {item.get('reason', '')}: {item.get('message', '')}"[:300]
-    return ""
+            return Trouble(f": {item.get('reason', '')}: {item.get('message', '')}"[:300])
+    return Trouble()
 
 
 async def _wait(
@@ -246,7 +262,7 @@ async def _wait(
             return
         if doors.clock.monotonic() >= end:
             raise EngineFailed(
-                reason,
+                Reason.KUBELET_NOT_READY if missing.startswith(_KUBELET_DOWN) else reason,
                 f"{what} was not ready within {limit_s:g} s: {missing}",
                 retryable=False,
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import anyio.to_thread
 
-from skerry.agent.kube import places, releases
+from skerry.agent.kube import charts, places, releases
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.record import Doors
 from skerry.lib.errors import SkerryError
@@ -106,8 +106,11 @@ async def import_artifact(doors: Doors, artifact: ArtifactRef) -> None:
 
 
 async def remove_artifact(doors: Doors, digest: str) -> None:
-    """Remove the images that only this artifact brought."""
+    """Remove the chart, or the images that only this artifact brought."""
     record = doors.record()
+    if digest in record.charts:
+        charts.remove_artifact(doors, digest)
+        return
     kept = {name for key, names in record.content.items() if key != digest for name in names}
     kept |= set(record.images)
     for name in record.content.get(digest, ()):

@@ -100,6 +100,8 @@ class KubeadmEngine:
                     doors, needed(cluster), version=step.version, config_digest=step.config_digest
                 )
             case do.GateControlPlane():
+                if cluster is not None:
+                    await certificates.renew_expired(doors, cluster, version=step.version)
                 await gate.control_plane(doors, version=step.version, limit_s=step.gate_limit_s)
             case do.GateNode():
                 await gate.node(
@@ -163,7 +165,7 @@ class KubeadmEngine:
             node_ready=gate.is_ready(node),
             config_digest=record.config_digest,
             releases={name: item.digest for name, item in releases.installed(doors).items()},
-            content=tuple(record.content),
+            content=(*record.content, *record.charts),
             images_missing=await images.missing(doors, record.version) if running else (),
             layers=await layers.observe(doors) if running else (),
             fenced=doors.root.exists(places.FENCE),
@@ -218,7 +220,8 @@ class KubeadmEngine:
             return Condition(
                 type="LayersReady",
                 status="False",
-                reason=Reason.LAYER_NOT_READY.value,
+                reason=next((item.reason for item in observed if item.reason), "")
+                or Reason.LAYER_NOT_READY.value,
                 message="; ".join(told)[:2000],
             )
         return Condition(type="LayersReady", status="True", reason="Ready")

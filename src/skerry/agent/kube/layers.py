@@ -1,84 +1,61 @@
 """Layers above Kubernetes: objects applied, waited for, and pruned when they are gone.
 
-What was applied is kept in one inventory per layer, written before objects are created, so that
-an object is never forgotten: those that a new content no longer names are deleted, across kinds.
-A layer that cannot be applied or does not become ready is a fact to report, not a failure.
+A layer is manifests or a Helm chart (`charts`). What was applied is kept in one inventory per
+layer, written before objects are created, so that an object is never forgotten: those that a new
+content no longer names are deleted, across kinds, and so is a whole form that the layer left.
+A layer that cannot be applied, removed or does not become ready is a fact to report, not a
+failure.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import yaml
 
-from skerry.agent.kube import gate, images, places
+from skerry.agent.kube import charts, gate, images
 from skerry.agent.kube.engine import EngineFailed, Reason
+from skerry.agent.kube.inventory import (
+    LABEL,
+    WORKLOADS,
+    Inventory,
+    ObjectRef,
+    due,
+    forget,
+    in_use,
+    inventories,
+    load,
+    namespace_ref,
+    ref_of,
+    save,
+)
 from skerry.agent.kube.record import Doors
 from skerry.agent.redact import yaml_problem
+from skerry.lib import plain_yaml
 from skerry.lib.errors import SkerryError
 from skerry.lib.proc import CommandFailed, CommandTimedOut
-from skerry.model.meta import Record
 from skerry.plan.desired import DesiredCluster, DesiredLayer
-from skerry.plan.kubernetes_fields import words
 from skerry.plan.observed import ObservedLayer
 
-LABEL = "skerry.dev/layer"
 _MANAGER = "skerry"
 _TRIES = 4
-_AGAIN_LEAST_S, _AGAIN_MOST_S = 30.0, 600.0
-_WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet", "Job")
+_ERROR_CHARS = 1000
+# Shorter ones cannot be told from ordinary words.
+_LEAST_SECRET_CHARS = 4
 # Kinds that others need: applied first, and deleted last.
 _FIRST = ("Namespace", "CustomResourceDefinition", "PriorityClass", "StorageClass")
 
 
-class ObjectRef(Record, frozen=True, kw_only=True):
-    """An object by what the API calls it. `resource` is "Kind.group" as kubectl takes it."""
-
-    api_version: str
-    kind: str
-    name: str
-    namespace: str = ""
-
-    @property
-    def resource(self) -> str:
-        group, _, version = self.api_version.rpartition("/")
-        return f"{self.kind}.{version}.{group}" if group else self.kind
-
-
-class Inventory(Record, frozen=True, kw_only=True):
-    """What was applied of a layer. `error` says why the last try to apply it failed."""
-
-    name: str
-    digest: str
-    order: int = 0
-    objects: tuple[ObjectRef, ...] = ()
-    error: str = ""
-    failures: int = 0
-    tried_at: datetime | None = None
-
-
-def inventories(doors: Doors) -> list[Inventory]:
-    """Every layer on this cluster, in the order in which they were applied."""
-    found = [
-        msgspec.json.decode(doors.root.read(f"{places.LAYERS}/{name}"), type=Inventory)
-        for name in doors.root.list(places.LAYERS)
-        if name.endswith(".json") and not name.startswith(".")
-    ]
-    return sorted(found, key=lambda item: (item.order, item.name))
-
-
 def parse(layer: DesiredLayer) -> list[dict[str, Any]]:
-    """Objects of a layer with its label and default namespace, in order of application.
+    """Objects of a layer's manifests with its label, in order of application.
 
     Raises EngineFailed (LayerInvalid).
     """
-    if layer.chart:
-        raise _invalid(layer, "charts are not supported by this agent")
     try:
-        documents = [item for item in yaml.safe_load_all(layer.manifests) if item is not None]
+        documents = [item for item in plain_yaml.load_all(layer.manifests) if item is not None]
     except yaml.YAMLError as exc:
         raise _invalid(layer, f"its manifests are not YAML: {yaml_problem(exc)}") from exc
     objects: list[dict[str, Any]] = []
@@ -95,45 +72,139 @@ def parse(layer: DesiredLayer) -> list[dict[str, Any]]:
             raise _invalid(layer, "an object lacks apiVersion, kind or metadata.name")
         item["metadata"].setdefault("labels", {})
         item["metadata"]["labels"] = {**item["metadata"]["labels"], LABEL: layer.name}
-    if layer.namespace and not any(
-        item["kind"] == "Namespace" and item["metadata"]["name"] == layer.namespace
-        for item in objects
-    ):
-        objects.insert(0, _namespace(layer))
     return sorted(objects, key=lambda item: item["kind"] not in _FIRST)
 
 
 async def apply(doors: Doors, cluster: DesiredCluster, *, name: str, digest: str) -> None:
-    """Make the cluster have exactly the layer's objects; a failure is kept in the inventory."""
+    """Make the cluster have exactly the layer's content; a failure is kept in the inventory."""
     layer = next((item for item in cluster.layers if item.name == name), None)
     if layer is None or layer.digest != digest:
         return  # A newer assignment came meanwhile; the next plan sees to it.
-    old = _load(doors, name)
+    order = [item.name for item in cluster.layers].index(name)
+    old = load(doors, name) or Inventory(name=name, digest="", order=order)
     try:
-        objects = parse(layer)
-        refs = tuple(_ref(item, layer.namespace) for item in objects)
         for artifact in layer.artifacts:
-            await images.import_artifact(doors, artifact)
-        order = [item.name for item in cluster.layers].index(name)
-        before = old.objects if old else ()
-        every = (*refs, *(ref for ref in before if ref not in refs))
-        _save(doors, Inventory(name=name, digest="", order=order, objects=every))
-        await _server_side(doors, layer, objects)
-        await _delete(doors, [ref for ref in before if ref not in refs])
+            if artifact.type != "chart":
+                await images.import_artifact(doors, artifact)
+        started = msgspec.structs.replace(old, order=order, removing=False)
+        if layer.chart:
+            await _apply_chart(doors, layer, started)
+        else:
+            await _apply_manifests(doors, layer, started)
     except SkerryError as exc:
-        kept = _load(doors, name) or Inventory(name=name, digest=digest)
-        _save(
-            doors,
-            msgspec.structs.replace(
-                kept,
-                digest=digest,
-                error=exc.message[:1000],
-                failures=(old.failures if old and old.digest == digest else 0) + 1,
-                tried_at=doors.clock.now(),
-            ),
+        told = hide(exc.message, cluster.hidden)
+        _failed(doors, old, told, reason=exc.reason, digest=digest)
+
+
+async def _apply_manifests(doors: Doors, layer: DesiredLayer, old: Inventory) -> None:
+    objects = parse(layer)
+    if old.release:
+        old = await _leave_release(doors, layer, old)
+    own = await _namespace(doors, layer, objects)
+    objects = [*own, *objects]
+    refs = tuple(ref_of(item, layer.namespace) for item in objects)
+    every = (*refs, *(ref for ref in old.objects if ref not in refs))
+    save(doors, _clean(old, digest="", objects=every))
+    await _server_side(doors, layer, objects)
+    await _delete(doors, layer.name, [ref for ref in old.objects if ref not in refs])
+    save(doors, _clean(old, digest=layer.digest, objects=refs))
+
+
+async def _apply_chart(doors: Doors, layer: DesiredLayer, old: Inventory) -> None:
+    namespace = layer.namespace or "default"
+    # Asked for again though nothing failed: something of it was deleted on the cluster.
+    mend = old.digest == layer.digest and not old.error
+    chart = await charts.fetch(doors, layer)
+    charts.need_helm(doors, layer.name)
+    if old.release and old.release != namespace:
+        old = await _leave_release(doors, layer, old)
+    if not old.release:
+        # Helm refuses objects that are there and not its own, so they go before it comes.
+        former = [ref for ref in old.objects if ref != namespace_ref(namespace)]
+        await _delete(doors, layer.name, former, wait_s=layer.wait_s)
+        old = msgspec.structs.replace(
+            old, objects=tuple(ref for ref in old.objects if ref not in former)
         )
-        return
-    _save(doors, Inventory(name=name, digest=digest, order=order, objects=refs))
+    own = await _namespace(doors, layer, ())
+    spaces = tuple(ref_of(item, "") for item in own)
+    watched = tuple(ref for ref in old.objects if ref not in spaces)
+    now = _clean(old, digest="", objects=(*spaces, *watched), release=namespace)
+    now = save(doors, now)
+    if own:
+        await _server_side(doors, layer, own)
+
+    def keep(more: tuple[ObjectRef, ...]) -> None:
+        nonlocal now
+        loose = tuple(dict.fromkeys((*now.loose, *more)))
+        now = save(doors, msgspec.structs.replace(now, loose=loose))
+
+    known = await charts.history(doors, layer.name, namespace)
+    known = await charts.clear(doors, layer, known, keep=keep)
+    if mend or not charts.is_done(layer, known):
+        await charts.upgrade(doors, layer, chart)
+    refs = await charts.objects(doors, layer.name, namespace)
+    await _delete(doors, layer.name, [ref for ref in now.loose if ref not in refs])
+    done = _clean(now, digest=layer.digest, objects=(*spaces, *refs), release=namespace)
+    save(doors, msgspec.structs.replace(done, loose=()))
+
+
+async def _leave_release(doors: Doors, layer: DesiredLayer, old: Inventory) -> Inventory:
+    """Take the layer's Helm release away; what is left in the inventory then is its namespace."""
+    charts.need_helm(doors, layer.name)
+    await charts.uninstall(doors, old.name, old.release, limit_s=layer.wait_s)
+    spaces = tuple(ref for ref in old.objects if ref.kind == "Namespace")
+    return save(doors, _clean(old, digest="", objects=spaces))
+
+
+def _clean(
+    old: Inventory, *, digest: str, objects: tuple[ObjectRef, ...], release: str = ""
+) -> Inventory:
+    """The inventory of a try that has not failed so far."""
+    return msgspec.structs.replace(
+        old,
+        digest=digest,
+        objects=objects,
+        release=release,
+        error="",
+        reason="",
+        failures=0,
+        tried_at=None,
+    )
+
+
+def _failed(
+    doors: Doors,
+    old: Inventory,
+    told: str,
+    *,
+    reason: str,
+    digest: str,
+    removing: bool = False,
+) -> None:
+    kept = load(doors, old.name) or old
+    again = old.digest == digest and bool(old.error)
+    save(
+        doors,
+        msgspec.structs.replace(
+            kept,
+            digest=digest,
+            order=old.order,
+            error=told[:_ERROR_CHARS],
+            reason=reason,
+            failures=(old.failures if again else 0) + 1,
+            tried_at=doors.clock.now(),
+            removing=removing,
+        ),
+    )
+
+
+def hide(text: str, hidden: Sequence[str]) -> str:
+    """A message without secrets, line by line: programs quote what they do not like."""
+    lines = {line.strip() for value in hidden for line in (value, *value.splitlines())}
+    for line in sorted(lines, key=len, reverse=True):
+        if len(line) >= _LEAST_SECRET_CHARS:
+            text = text.replace(line, "***")
+    return text
 
 
 async def wait(doors: Doors, *, name: str, wait_s: float) -> None:
@@ -143,28 +214,39 @@ async def wait(doors: Doors, *, name: str, wait_s: float) -> None:
         layer = next((item for item in await observe(doors) if item.name == name), None)
         if layer is None or layer.ready or layer.again:
             return
-        inventory = _load(doors, name)
+        inventory = load(doors, name)
         if inventory is not None and inventory.error:
             return
         await doors.clock.sleep(2.0)
 
 
 async def prune(doors: Doors, name: str) -> None:
-    """Delete a layer's objects and forget it. Raises EngineFailed when something stays."""
-    inventory = _load(doors, name)
-    if inventory is None:
+    """Delete a layer's objects and forget it; a failure is kept and tried again later."""
+    old = load(doors, name)
+    if old is None:
         return
-    await _delete(doors, list(inventory.objects))
-    doors.root.remove(_place(name))
+    try:
+        if old.release:
+            charts.need_helm(doors, name)
+            await charts.uninstall(doors, name, old.release, limit_s=charts.REMOVE_S)
+            left = [ref for ref in old.objects if ref.kind == "Namespace"]
+            await _delete(doors, name, [*old.loose, *left])
+        else:
+            await _delete(doors, name, list(old.objects))
+    except SkerryError as exc:
+        told = f"cannot be removed: {exc.message}"
+        _failed(doors, old, told, reason=exc.reason, digest="", removing=True)
+        return
+    forget(doors, name)
 
 
 async def observe(doors: Doors) -> tuple[ObservedLayer, ...]:
-    """State of every applied layer, with one question to the API for all workloads and one
-    for all objects that are none."""
+    """State of every applied layer, with one question to the API for all workloads that skerry
+    applied and one for all that Helm did."""
     known = inventories(doors)
     if not known:
         return ()
-    workloads = await _workloads(doors)
+    workloads = await _workloads(doors, helm=any(item.release for item in known))
     if workloads is None:
         return tuple(
             ObservedLayer(
@@ -180,11 +262,17 @@ async def _one(
 ) -> ObservedLayer:
     name, digest = inventory.name, inventory.digest
     if inventory.error:
+        again = due(doors, inventory)
         return ObservedLayer(
-            name=name, digest=digest, message=inventory.error, again=_due(doors, inventory)
+            name=name,
+            digest=digest,
+            message=inventory.error,
+            again=again,
+            stuck=inventory.removing and not again,
+            reason=inventory.reason,
         )
     for ref in inventory.objects:
-        if ref.kind not in _WORKLOADS:
+        if ref.kind not in WORKLOADS:
             continue
         found = workloads.get((ref.kind, ref.namespace, ref.name))
         if found is None:
@@ -196,7 +284,10 @@ async def _one(
         if lacks:
             trouble = await _trouble(doors, found)
             return ObservedLayer(
-                name=name, digest=digest, message=f"{ref.kind} {ref.name} {lacks}{trouble}"
+                name=name,
+                digest=digest,
+                message=f"{ref.kind} {ref.name} {lacks}{trouble.message}",
+                reason=trouble.reason,
             )
     return ObservedLayer(name=name, digest=digest, ready=True)
 
@@ -241,15 +332,16 @@ async def system_lacks(doors: Doors) -> str:
     for item in json.loads(answer.stdout)["items"]:
         lacks = rollout_lacks(item)
         if lacks:
-            return f"{item['metadata']['name']} {lacks}{await _trouble(doors, item)}"
+            trouble = await _trouble(doors, item)
+            return f"{item['metadata']['name']} {lacks}{trouble.message}"
     return ""
 
 
-async def _trouble(doors: Doors, item: dict[str, Any]) -> str:
+async def _trouble(doors: Doors, item: dict[str, Any]) -> gate.Trouble:
     """The first pod's own reason."""
     labels = item.get("spec", {}).get("selector", {}).get("matchLabels", {})
     if not labels:
-        return ""
+        return gate.Trouble()
     try:
         answer = await doors.kubectl(
             "--namespace",
@@ -263,27 +355,31 @@ async def _trouble(doors: Doors, item: dict[str, Any]) -> str:
             timeout_s=15,
         )
     except SkerryError:
-        return ""
+        return gate.Trouble()
     for pod in json.loads(answer.stdout)["items"]:
         found = gate.pod_trouble(pod)
-        if found:
+        if found.message:
             return found
-    return ""
+    return gate.Trouble()
 
 
-async def _workloads(doors: Doors) -> dict[tuple[str, str, str], dict[str, Any]] | None:
-    try:
-        answer = await doors.kubectl(
-            *("get", "deployments,daemonsets,statefulsets,jobs", "--all-namespaces"),
-            *("--selector", LABEL, "-o", "json"),
-            timeout_s=20,
-        )
-    except SkerryError:
-        return None
-    return {
-        (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item
-        for item in json.loads(answer.stdout)["items"]
-    }
+async def _workloads(
+    doors: Doors, *, helm: bool
+) -> dict[tuple[str, str, str], dict[str, Any]] | None:
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for selector in (LABEL, charts.MANAGED_BY) if helm else (LABEL,):
+        try:
+            answer = await doors.kubectl(
+                *("get", "deployments,daemonsets,statefulsets,jobs", "--all-namespaces"),
+                *("--selector", selector, "-o", "json"),
+                timeout_s=20,
+            )
+        except SkerryError:
+            return None
+        for item in json.loads(answer.stdout)["items"]:
+            meta = item["metadata"]
+            found[(item["kind"], meta.get("namespace", ""), meta["name"])] = item
+    return found
 
 
 async def _server_side(doors: Doors, layer: DesiredLayer, objects: list[dict[str, Any]]) -> None:
@@ -312,13 +408,19 @@ async def _server_side(doors: Doors, layer: DesiredLayer, objects: list[dict[str
         await doors.clock.sleep(2.0 * (attempt + 1))
 
 
-async def _delete(doors: Doors, refs: list[ObjectRef]) -> None:
+async def _delete(
+    doors: Doors, layer: str, refs: Sequence[ObjectRef], *, wait_s: float = 0
+) -> None:
+    """Delete objects, a namespace only when no other layer uses it. Waits when `wait_s`."""
+    waiting = (f"--timeout={wait_s:g}s",) if wait_s else ("--wait=false",)
     for ref in sorted(refs, key=lambda item: item.kind in _FIRST):
+        if ref.kind == "Namespace" and in_use(doors, ref.name, besides=layer):
+            continue
         space = ("--namespace", ref.namespace) if ref.namespace else ()
         answer = await doors.kubectl(
             *space,
-            *("delete", ref.resource, ref.name, "--ignore-not-found", "--wait=false"),
-            timeout_s=60,
+            *("delete", ref.resource, ref.name, "--ignore-not-found", *waiting),
+            timeout_s=60 + wait_s,
             check=False,
         )
         # A kind that is gone takes its objects with it.
@@ -329,40 +431,24 @@ async def _delete(doors: Doors, refs: list[ObjectRef]) -> None:
             )
 
 
-_CLUSTER_WIDE = words(
-    """
-    Namespace CustomResourceDefinition PriorityClass StorageClass ClusterRole ClusterRoleBinding
-    PersistentVolume IngressClass RuntimeClass CSIDriver CSINode VolumeSnapshotClass
-    ValidatingWebhookConfiguration MutatingWebhookConfiguration ValidatingAdmissionPolicy
-    ValidatingAdmissionPolicyBinding MutatingAdmissionPolicy MutatingAdmissionPolicyBinding
-    APIService ClusterIssuer FlowSchema PriorityLevelConfiguration VolumeAttributesClass
-    DeviceClass GatewayClass
-    """
-)
-
-
-def _ref(item: dict[str, Any], namespace: str) -> ObjectRef:
-    given = item["metadata"].get("namespace", namespace or "default")
-    return ObjectRef(
-        api_version=item["apiVersion"],
-        kind=item["kind"],
-        name=item["metadata"]["name"],
-        namespace="" if item["kind"] in _CLUSTER_WIDE else given,
+async def _namespace(
+    doors: Doors, layer: DesiredLayer, objects: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The layer's namespace as an object, when it is for skerry to make and to remove."""
+    said = any(
+        item["kind"] == "Namespace" and item["metadata"]["name"] == layer.namespace
+        for item in objects
     )
-
-
-def _namespace(layer: DesiredLayer) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": layer.namespace, "labels": {LABEL: layer.name}},
-    }
-
-
-def _due(doors: Doors, inventory: Inventory) -> bool:
-    pause = min(_AGAIN_LEAST_S * 2 ** max(inventory.failures - 1, 0), _AGAIN_MOST_S)
-    tried = inventory.tried_at
-    return tried is None or doors.clock.now() - tried >= timedelta(seconds=pause)
+    if not layer.namespace or said:
+        return []
+    answer = await doors.kubectl(
+        *("get", "namespace", layer.namespace, "--ignore-not-found", "-o", "json"), timeout_s=20
+    )
+    there = json.loads(answer.stdout) if answer.stdout.strip() else None
+    if there is not None and LABEL not in (there["metadata"].get("labels") or {}):
+        return []
+    meta = {"name": layer.namespace, "labels": {LABEL: layer.name}}
+    return [{"apiVersion": "v1", "kind": "Namespace", "metadata": meta}]
 
 
 def _invalid(layer: DesiredLayer, message: str) -> EngineFailed:
@@ -372,17 +458,3 @@ def _invalid(layer: DesiredLayer, message: str) -> EngineFailed:
         hint="correct the layer in the profile",
         retryable=False,
     )
-
-
-def _place(name: str) -> str:
-    return f"{places.LAYERS}/{name}.json"
-
-
-def _load(doors: Doors, name: str) -> Inventory | None:
-    if not doors.root.exists(_place(name)):
-        return None
-    return msgspec.json.decode(doors.root.read(_place(name)), type=Inventory)
-
-
-def _save(doors: Doors, inventory: Inventory) -> None:
-    doors.root.write(_place(inventory.name), msgspec.json.encode(inventory), mode=0o600)

@@ -26,6 +26,7 @@ CONTAINERD_STATE = f"{RUN}/containerd"
 CONTAINERD_SOCKET = f"{CONTAINERD_STATE}/containerd.sock"
 RUNTIME_APPLIED = f"{RUN}/applied-runtime"
 KUBECTL_CACHE = f"{RUN}/kubectl"
+HELM = f"{RUN}/helm"
 KUBELET_APPLIED = f"{RUN}/applied-kubelet"
 
 UNITS = "/etc/systemd/system"
@@ -56,6 +57,8 @@ CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 RUNTIME_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
 KUBELET_PROGRAMS = ("kubelet", "kubectl")
+# Not in every release: those made before layers could be charts lack it.
+OPTIONAL_PROGRAMS = ("helm",)
 
 
 def release(version: str) -> str:

@@ -29,10 +29,20 @@ NO_PROXIES = {
 }
 
 
+# Helm 4, pkg/helmpath and pkg/cli/environment.go; the last is client-go's discovery cache.
+_HELM_PLACES = {
+    "HELM_CACHE_HOME": f"{places.HELM}/cache",
+    "HELM_CONFIG_HOME": f"{places.HELM}/config",
+    "HELM_DATA_HOME": f"{places.HELM}/data",
+    "HELM_DRIVER": "secret",
+    "KUBECACHEDIR": places.KUBECTL_CACHE,
+}
+
+
 class KubeRecord(Record, frozen=True, kw_only=True):
     """`started` is set before the first change on the host, `initialised` by the confirmation
-    of the new cluster. `images` maps names to the digest of the archive they came from, and
-    `content` an artifact's digest to the names it brought."""
+    of the new cluster. `images` maps names to the digest of the archive they came from,
+    `content` an artifact's digest to the names it brought, and `charts` to the chart's file."""
 
     cluster_uid: str = ""
     cluster_name: str = ""
@@ -44,6 +54,7 @@ class KubeRecord(Record, frozen=True, kw_only=True):
     config_digest: str = ""
     images: dict[str, str] = {}
     content: dict[str, tuple[str, ...]] = {}
+    charts: dict[str, str] = {}
     snapshot_at: datetime | None = None
 
 
@@ -109,10 +120,9 @@ class Doors:
         Until the cluster is confirmed nothing has bound the administrator's group yet, so the
         credential that needs no binding is used.
         """
-        config = places.ADMIN_CONF if self.record().initialised else places.SUPER_ADMIN_CONF
         return await self.run(
             f"{places.LINKS}/kubectl",
-            *("--kubeconfig", config, "--cache-dir", places.KUBECTL_CACHE),
+            *("--kubeconfig", self._administrator(), "--cache-dir", places.KUBECTL_CACHE),
             "--request-timeout",
             f"{max(int(timeout_s) - 2, 1)}s",
             *words,
@@ -121,6 +131,20 @@ class Doors:
             stdin=stdin,
             env=NO_PROXIES,
         )
+
+    async def helm(self, *words: str, timeout_s: float, stdin: bytes | None = None) -> Result:
+        """Run helm as the cluster's administrator, with nothing of a home folder."""
+        return await self.run(
+            f"{places.LINKS}/helm",
+            *("--kubeconfig", self._administrator()),
+            *words,
+            timeout_s=timeout_s,
+            stdin=stdin,
+            env={**NO_PROXIES, **_HELM_PLACES},
+        )
+
+    def _administrator(self) -> str:
+        return places.ADMIN_CONF if self.record().initialised else places.SUPER_ADMIN_CONF
 
     async def probe(self, url: str, *, timeout_s: float = 10) -> str:
         """Ask a health address of this host; empty when it answers well, else what went wrong.

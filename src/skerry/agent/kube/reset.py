@@ -11,10 +11,11 @@ import json
 
 import msgspec
 
-from skerry.agent.kube import places
+from skerry.agent.kube import charts, places
 from skerry.agent.kube.engine import EngineFailed, Reason
 from skerry.agent.kube.hostsetup import FOLDERS, Before, nft_tables, sysctls
 from skerry.agent.kube.record import Doors
+from skerry.agent.mounts import mount_points, remove_folder
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import FileMissing
 
@@ -31,6 +32,7 @@ _FOLDERS = (
     places.CNI_STATE,
     places.RUNTIME_APPLIED,
     places.KUBECTL_CACHE,
+    places.HELM,
     places.KUBELET_APPLIED,
     places.LINKS,
     places.RELEASES,
@@ -55,6 +57,8 @@ async def reset(doors: Doors) -> None:
     left = [path for path in (places.KUBELET, places.CONTAINERD_ROOT) if doors.root.list(path)]
     if left:
         raise EngineFailed(Reason.RESET_INCOMPLETE, f"could not be removed: {', '.join(left)}")
+    for digest in doors.record().charts:
+        charts.remove_artifact(doors, digest)
     doors.root.remove(places.KUBE)
 
 
@@ -102,20 +106,13 @@ async def _unmount(doors: Doors) -> None:
     for _ in range(3):
         held = [
             point
-            for point in reversed(_mount_points(doors))
+            for point in reversed(mount_points(doors.root))
             if any(point.startswith(f"{folder}/") for folder in ours)
         ]
         if not held:
             return
         for point in held:
             await doors.run("umount", "--lazy", point, check=False)
-
-
-def _mount_points(doors: Doors) -> list[str]:
-    return [
-        line.split()[4].replace("\\040", " ")
-        for line in doors.text("/proc/self/mountinfo").splitlines()
-    ]
 
 
 async def _network(doors: Doors, before: Before | None) -> None:
@@ -177,13 +174,9 @@ def _files(doors: Doors, before: Before | None) -> None:
     for unit in places.ALL_UNITS:
         doors.root.remove(f"{places.UNITS}/{unit}")
     doors.root.remove(places.CNI_CONFIG)
-    own_mounts = set(_mount_points(doors))
+    own_mounts = frozenset(mount_points(doors.root))
     for path in _FOLDERS:
-        if path in own_mounts:  # a disk of its own stays, empty
-            for name in doors.root.list(path):
-                doors.root.remove(f"{path}/{name}")
-        else:
-            doors.root.remove(path)
+        remove_folder(doors.root, path, own_mounts)
     had = set(before.folders) if before else set(FOLDERS)
     for path in FOLDERS:
         if path not in had and path not in own_mounts:

@@ -44,6 +44,11 @@ async def switch_kubelet(doors: Doors, version: str) -> None:
     release = releases.release_of(doors, version)
     for name in places.KUBELET_PROGRAMS:
         doors.root.link(f"{places.LINKS}/{name}", places.program(version, name))
+    for name in places.OPTIONAL_PROGRAMS:
+        if f"bin/{name}" in release.files:
+            doors.root.link(f"{places.LINKS}/{name}", places.program(version, name))
+        else:
+            doors.root.remove(f"{places.LINKS}/{name}")
     wants = _mark(
         doors,
         places.KUBELET_CONFIG,

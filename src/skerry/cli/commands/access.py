@@ -98,7 +98,14 @@ async def logout() -> None:
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to show it.",
+)
 @runs
 async def whoami(output: str) -> None:
     """Show who is signed in and what they may do."""
@@ -131,7 +138,10 @@ async def password(user: str | None, password_stdin: bool) -> None:
         name = user or subject.partition(":")[2]
         new = _password(name, password_stdin=password_stdin, new=True)
         await api.set_password(name, new)
-    click.echo(f"password of {name} changed; sign in again with 'skerry login --user {name}'")
+    if subject == f"user:{name}":
+        click.echo(f"password of {name} changed; sign in again with 'skerry login --user {name}'")
+    else:
+        click.echo(f"password of {name} changed; all sessions of {name} have ended")
 
 
 @click.group()

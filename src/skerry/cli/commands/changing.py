@@ -33,7 +33,14 @@ _POLL_S = 1.0
     help="YAML or JSON documents, a folder of such files, or - for standard input.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the exact change and what it does to hosts.")
-@click.option("-o", "--output", type=click.Choice(["text", "name"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "name"]),
+    default="text",
+    show_default=True,
+    help="How to show it.",
+)
 @project_option
 @click.pass_context
 def apply(

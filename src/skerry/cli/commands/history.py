@@ -23,10 +23,19 @@ _POLL_S = 2.0
 @click.command()
 @click.option("--kind", "word", default="", metavar="KIND", help="Events of this kind only.")
 @click.option("--name", default="", help="Events of this object only.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many."
+)
 @click.option("-w", "--watch", is_flag=True, help="Go on with new events.")
 @click.option("-A", "--all-projects", is_flag=True, help="Events of all projects.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to show it.",
+)
 @project_option
 @runs
 async def events(
@@ -63,8 +72,17 @@ def audit() -> None:
 
 @audit.command("list")
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Only above this sequence.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to show it.",
+)
 @runs
 async def audit_list(after: int, limit: int, output: str) -> None:
     """Show audit records, oldest first."""
@@ -108,6 +126,22 @@ async def audit_export(file: Path) -> None:
                     stream.write(msgspec.json.encode(item) + b"\n")
                 count = found[-1].sequence
     click.echo(f"{count} records in {file}")
+
+
+@audit.command("heads")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@runs
+async def audit_heads(file: Path) -> None:
+    """Write the signed heads of the chain to FILE, one envelope per line.
+
+    The manager signs a head every few minutes; it keeps them in DATA/audit and says each in its
+    log. Keep them elsewhere: with them, 'skerry audit verify --heads' finds a chain that was
+    rewritten or cut.
+    """
+    async with connect() as api:
+        data = await api.audit_heads()
+    file.write_bytes(data)
+    click.echo(f"{len(data.splitlines())} signed heads in {file}")
 
 
 @audit.command("verify")

@@ -31,8 +31,16 @@ def lab() -> None:
 
 @lab.command("up")
 @click.option("--simulated", is_flag=True, help="Only a simulated fleet, no real host.")
-@click.option("--hosts", type=click.IntRange(min=0), default=60, show_default=True)
-@click.option("--sites", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--hosts", type=click.IntRange(min=0), default=60, show_default=True, help="Simulated hosts."
+)
+@click.option(
+    "--sites",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Sites they stand at.",
+)
 @runs
 async def lab_up(simulated: bool, hosts: int, sites: int) -> None:
     """Start a manager with a fleet and, as root, one real host; Ctrl-C stops them.

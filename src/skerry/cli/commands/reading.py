@@ -76,10 +76,12 @@ async def get(
                 raise click.UsageError("--watch goes with -l and names, not --field or --search")
             await _follow(api, found, where, listing.revision, chosen, wanted, seen, printer)
             return
-        printer.show_all(items)
         if not items and printer.format in (Format.TABLE, Format.WIDE):
             place = "" if where is None else f" in project {where}" if where else ""
-            click.echo(f"no {found.plural}{place}", err=True)
+            chosen_by = " match" if selector or fields or search else ""
+            click.echo(f"no {found.plural}{place}{chosen_by}", err=True)
+            return
+        printer.show_all(items)
 
 
 @click.command()
@@ -117,7 +119,14 @@ async def describe(kind: str, names: tuple[str, ...], project: str | None) -> No
 @click.command()
 @click.argument("kind", metavar="host")
 @click.argument("name", required=False)
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to show it.",
+)
 @project_option
 @runs
 async def why(kind: str, name: str | None, output: str, project: str | None) -> None:
@@ -211,7 +220,7 @@ def _describe(kind: Kind, item: Document) -> None:
         ("Revision", metadata.get("revision")),
         ("Created", f"{metadata.get('createdAt', '')} ({age(metadata.get('createdAt'), now)})"),
         ("Deleting since", metadata.get("deletedAt")),
-        ("Waits for", ", ".join(metadata.get("finalizers") or ())),
+        ("Held by", ", ".join(metadata.get("finalizers") or ())),
     ]
     for title, value in facts:
         if value:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from skerry.cli.output import as_json
-from skerry.cli.session import runs, surroundings
+from skerry.cli.session import connect, runs, surroundings
 
 if TYPE_CHECKING:
     from skerry.manager.app import ServingInfo
@@ -61,8 +60,22 @@ _STORE = click.option(
     metavar="ARCH=FILE",
     help="What hosts install, from 'skerry release build agent'.",
 )
+@click.option(
+    "--set",
+    "tuning",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="Change a setting, like sync_interval_s=60; docs/reference/settings.md lists them.",
+)
 @click.option("--no-console", is_flag=True, help="Serve the API only.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to show it.",
+)
 @runs
 async def serve(
     data: Path,
@@ -73,6 +86,7 @@ async def serve(
     store: str,
     release_keys: tuple[str, ...],
     archives: tuple[str, ...],
+    tuning: tuple[str, ...],
     no_console: bool,
     output: str,
 ) -> None:
@@ -84,7 +98,7 @@ async def serve(
     from skerry.cli.logs import log_to_stderr
     from skerry.cli.naming import pairs
     from skerry.manager.app import serve as serve_manager
-    from skerry.manager.settings import Settings
+    from skerry.manager.settings import Settings, tuned
 
     log_to_stderr()
     host, port = split_address(listen)
@@ -101,6 +115,7 @@ async def serve(
         release_keys=release_keys,
         agent_archives=tuple(pairs(archives, what="agent archive").items()),
     )
+    settings = tuned(settings, pairs(tuning, what="setting"))
     if no_console:
         more = None
     else:
@@ -115,8 +130,8 @@ async def serve(
         else:
             show_serving(info)
 
-    with _ended_by_sigterm():
-        await serve_manager(settings, ready=ready, more=more, clock=surroundings().clock)
+    clock = surroundings().clock
+    await _until_signal(lambda: serve_manager(settings, ready=ready, more=more, clock=clock))
 
 
 def show_serving(info: ServingInfo, *, echo: Callable[[str], None] = click.echo) -> None:
@@ -191,8 +206,64 @@ async def backup_restore(data: Path, store: str, file: Path) -> None:
     settings = Settings(data=str(data.absolute()), store_url=store)
     await restore(str(file.absolute()), settings.database)
     click.echo(f"restored from {file}")
+    click.echo(
+        "the manager will only observe its hosts until a person confirms: skerry backup confirm"
+    )
     if not (data / "keys" / "secret.key").exists():
         click.echo(f"there are no keys in {data}/keys yet: copy those of the old manager", err=True)
+
+
+@backup.command("status")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to show it.",
+)
+@runs
+async def backup_status(output: str) -> None:
+    """Show whether the manager was restored, and what its hosts said since.
+
+    A restored manager gives out nothing new until 'skerry backup confirm'.
+    """
+    from skerry.cli.output import show_table
+
+    async with connect() as api:
+        found = await api.restore_view()
+    if output == "json":
+        click.echo(as_json(found))
+        return
+    if not found.observing:
+        click.echo("publishing as usual; there is nothing to confirm")
+        return
+    since = f"{found.since:%Y-%m-%d %H:%M} UTC" if found.since else "its start"
+    click.echo(f"observing only since {since}: it runs from {found.source}")
+    rows = [
+        [
+            host.project,
+            host.name,
+            str(host.issued_epoch),
+            str(host.heard.epoch) if host.heard else "not heard yet",
+        ]
+        for host in found.hosts
+    ]
+    show_table(["PROJECT", "HOST", "EPOCH HERE", "EPOCH OF HOST"], rows)
+    click.echo("let it publish again: skerry backup confirm")
+
+
+@backup.command("confirm")
+@runs
+async def backup_confirm() -> None:
+    """Let a restored manager publish again, above every epoch that its hosts have.
+
+    Look at revoked hosts, used tokens and profiles first: what people changed after the backup is
+    not in its database.
+    """
+    async with connect() as api:
+        done = await api.confirm_restore()
+    click.echo("confirmed" if done.get("confirmed") else "there was nothing to confirm")
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -203,22 +274,21 @@ def split_address(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
-def _ended_by_sigterm() -> AbstractContextManager[None]:
-    """SIGTERM ends like Ctrl-C: requests are finished, then the process."""
-    import contextlib
+async def _until_signal(serving: Callable[[], Awaitable[None]]) -> None:
+    """Ctrl-C and SIGTERM both end it well: requests are finished, then the process.
+
+    Both are received here, because a shell starts what runs in its background with SIGINT ignored.
+    """
     import signal
-    from collections.abc import Iterator
-    from types import FrameType
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGINT)
+    import anyio
 
-    @contextlib.contextmanager
-    def inside() -> Iterator[None]:
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    async def stop(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                scope.cancel()
 
-    return inside()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(stop, tg.cancel_scope)
+        await serving()
+        tg.cancel_scope.cancel()

@@ -15,8 +15,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--hosts", type=click.IntRange(min=1), default=60, show_default=True)
-@click.option("--sites", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--hosts", type=click.IntRange(min=1), default=60, show_default=True, help="Simulated hosts."
+)
+@click.option(
+    "--sites",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Sites they stand at.",
+)
 @click.option(
     "--offline", "offline_percent", type=click.IntRange(0, 100), default=0, help="Percent."
 )

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from skerry.console.door import Visit
 from skerry.manager.auth.decide import readable_projects
 from skerry.manager.services import history
-from skerry.model.reasons import REASONS
+from skerry.model.reasons import REASONS, usage
 
 _ROWS = 100
 
@@ -54,7 +54,7 @@ async def audit(visit: Visit) -> Response:
 
 async def reasons(visit: Visit) -> Response:
     """The table of all reasons, which every cause links to."""
-    return await visit.show("reasons.html", reasons=list(REASONS.values()))
+    return await visit.show("reasons.html", reasons=[(row, usage(row)) for row in REASONS.values()])
 
 
 def _number(text: str) -> int:

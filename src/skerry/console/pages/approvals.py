@@ -84,7 +84,14 @@ async def approve(visit: Visit) -> Response:
     try:
         if "labels" in visit.form and host.spec.approval.value == "pending":
             await set_place(visit, host, site=site, labels=visit.form["labels"])
-        await hosts.approve(visit.centre, visit.caller, project, name, site=site)
+        await hosts.approve(
+            visit.centre,
+            visit.caller,
+            project,
+            name,
+            site=site,
+            fingerprint=visit.form.get("fingerprint", ""),
+        )
     except DocumentInvalid as exc:
         return await show_host(visit, host, error=exc, status=422)
     return back(visit.form.get("next", "") or f"/hosts/{project}/{name}")
@@ -114,23 +121,12 @@ async def _same_key(visit: Visit, host: AnyResource) -> None:
 
 async def _known(visit: Visit) -> list[Asking]:
     """Machines that are known and came back with a new key."""
-    page = await objects.list_objects(
-        visit.centre,
-        visit.caller,
-        Query(
-            "Host",
-            visit.project_for("Host"),
-            fields={"status.conditions.reason": "HardwareIdTaken"},
-            limit=25,
-        ),
-    )
-    found: list[Asking] = []
-    for host in page.items:
-        rekey = await hosts.find_rekey(visit.centre, host.uid)
-        if rekey is not None and not rekey.denied:
-            code = hosts.pki_code(rekey.fingerprint)
-            found.append(Asking(host, rekey.fingerprint, code, known=True))
-    return found
+    project = visit.project_for("Host")
+    found = await hosts.waiting_rekeys(visit.centre, visit.caller, project)
+    return [
+        Asking(host, rekey.fingerprint, hosts.pki_code(rekey.fingerprint), known=True)
+        for host, rekey in found
+    ]
 
 
 def _first_time(host: AnyResource) -> Asking:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from skerry.console.door import Visit, back
 from skerry.console.inside import AnyResource, NotFound
 from skerry.console.labels import parse_labels
-from skerry.console.pages.listing import ATTENTION, listing, names
+from skerry.console.pages.listing import listing, names
 from skerry.console.states import cluster_of, host_cause, host_state
 from skerry.manager.services import history, hosts, objects
 from skerry.manager.services.centre import NotPermitted
@@ -18,16 +18,17 @@ from skerry.model.kinds import KINDS
 
 # What `state=` in the address means, in fields of the store.
 STATES: dict[str, tuple[str, dict[str, str]]] = {
-    "attention": (
-        "Need attention",
-        ATTENTION,
-    ),
-    "offline": ("Offline", {"status.conditions.reason": "HostSilent"}),
-    "pending": ("Wait for approval", {"status.phase": "Pending"}),
+    "attention": ("Need attention", {"standing": "attention"}),
+    "waiting": ("Wait for a person", {"standing": "waiting"}),
+    "offline": ("Offline", {"standing": "offline"}),
+    "pending": ("Wait for approval", {"standing": "pending"}),
+    "working": ("Working", {"standing": "working"}),
+    "well": ("In order", {"standing": "well"}),
     "inuse": ("In a cluster", {"status.phase": "InUse"}),
     "free": ("Free", {"status.phase": "Ready"}),
-    "denied": ("Denied", {"status.phase": "Denied"}),
-    "revoked": ("Revoked", {"status.phase": "Revoked"}),
+    "leaving": ("Leaving", {"standing": "leaving"}),
+    "denied": ("Denied", {"standing": "denied"}),
+    "revoked": ("Revoked", {"standing": "revoked"}),
 }
 _KIND = KINDS["Host"]
 
@@ -36,8 +37,10 @@ async def index(visit: Visit) -> Response:
     """All hosts, or those that the address selects."""
     state = visit.params.get("state", "")
     site = visit.params.get("site", "")
-    fields = {**STATES.get(state, ("", {}))[1], "spec.site": site}
-    found = await listing(visit, "Host", fields=fields, keep=("q", "labels", "state", "site"))
+    reason = visit.params.get("reason", "")
+    fields = {**STATES.get(state, ("", {}))[1], "spec.site": site, "reason": reason}
+    keep = ("q", "labels", "state", "site", "reason")
+    found = await listing(visit, "Host", fields=fields, keep=keep)
     rows = [(host, host_state(host), host_cause(host), cluster_of(host)) for host in found.items]
     return await visit.show(
         "hosts.html",

@@ -15,13 +15,6 @@ from skerry.manager.services import objects
 
 PAGE_ROWS = 50
 
-# Hosts that are ours and say that something is wrong, in fields of the store.
-ATTENTION = {
-    "spec.approval": "approved",
-    "spec.revoked": "false",
-    "status.conditions.status": "False",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -102,6 +95,14 @@ async def count(visit: Visit, kind: str, project: str | None, **fields: str) -> 
     query = Query(kind, project, fields=wanted, limit=1)
     page = await objects.list_objects(visit.centre, visit.caller, query)
     return int(page.total)
+
+
+async def tally(
+    visit: Visit, kind: str, project: str | None, path: str, **fields: str
+) -> dict[str, int]:
+    """How many objects have which value of an indexed field."""
+    query = Query(kind, project, fields=fields)
+    return await objects.tally(visit.centre, visit.caller, query, path)
 
 
 async def _projects(visit: Visit, kind: str) -> tuple[str, ...]:

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.responses import Response
 
 from skerry.console.door import Visit
 from skerry.console.inside import AnyResource, Page, Query
-from skerry.console.pages.listing import ATTENTION, count
+from skerry.console.pages.listing import count, tally
 from skerry.console.states import cluster_cause, host_cause
 from skerry.manager.services import objects
-from skerry.model.reasons import Cause, Severity
+from skerry.model.kinds import ClusterPhase
+from skerry.model.reasons import Cause
+from skerry.model.standing import Standing
 
 _MOST = 8
 _SITES = 12
 
 
+# Word and tone of each standing; those of the first row are shown also when nobody has them.
+_SHARES = {
+    Standing.WELL: ("In order", "good"),
+    Standing.WORKING: ("Working", "busy"),
+    Standing.ATTENTION: ("Need attention", "bad"),
+    Standing.OFFLINE: ("Offline", "quiet"),
+    Standing.PENDING: ("Wait for approval", "wait"),
+    Standing.WAITING: ("Wait for a person", "wait"),
+    Standing.LEAVING: ("Leaving", "busy"),
+    Standing.DENIED: ("Denied", "off"),
+    Standing.REVOKED: ("Revoked", "off"),
+}
+_ALWAYS = (Standing.WELL, Standing.WORKING, Standing.ATTENTION, Standing.OFFLINE)
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One part of the fleet: how many hosts, and the address that lists them."""
+    """One part of the fleet: how many hosts, and the `state` of the address that lists them."""
 
     word: str
     tone: str
@@ -40,43 +58,29 @@ async def page(visit: Visit) -> Response:
     """The first page."""
     project = visit.project_for("Host")
     needs, more, unhappy = await _needs(visit, project)
-    shares = await _shares(visit, project, attention=unhappy.total)
-    total = sum(share.count for share in shares)
+    counts = await tally(visit, "Host", project, "standing")
+    phases = await tally(visit, "Cluster", project, "status.phase")
+    total = sum(counts.values())
     return await visit.show(
         "overview.html",
-        shares=shares,
+        shares=[
+            Share(word, tone, counts.get(name, 0), name.value)
+            for name, (word, tone) in _SHARES.items()
+            if counts.get(name) or name in _ALWAYS
+        ],
         total=total,
         needs=needs,
         more=more,
         sites=await _sites(visit, project),
         first=await _first_steps(visit, project) if total == 0 else None,
-        clusters=await count(visit, "Cluster", project),
-        running=await count(visit, "Cluster", project, status__phase="Running"),
+        clusters=sum(phases.values()),
+        running=phases.get(ClusterPhase.RUNNING, 0),
         live=f"/live?kinds=Host,Cluster&since={unhappy.revision}",
     )
 
 
-async def _shares(visit: Visit, project: str | None, *, attention: int) -> list[Share]:
-    async def hosts(**fields: str) -> int:
-        return await count(visit, "Host", project, **fields)
-
-    offline = await hosts(status__conditions__reason="HostSilent")
-    used = await hosts(status__phase="InUse")
-    free = await hosts(status__phase="Ready")
-    # A host counts once: trouble and silence are taken from the state that it would have.
-    well = max(0, used + free - attention - offline)
-    return [
-        Share("In order", "good", well, ""),
-        Share("Need attention", "bad", attention, "attention"),
-        Share("Offline", "quiet", offline, "offline"),
-        Share("Wait for approval", "wait", await hosts(status__phase="Pending"), "pending"),
-        Share("Denied", "off", await hosts(status__phase="Denied"), "denied"),
-        Share("Revoked", "off", await hosts(status__phase="Revoked"), "revoked"),
-    ]
-
-
 async def _needs(visit: Visit, project: str | None) -> tuple[list[Need], int, Page]:
-    """(the first of them, how many more, hosts with a condition that is False)."""
+    """(the first of them, how many more, hosts that need attention)."""
     clusters = await objects.list_objects(
         visit.centre,
         visit.caller,
@@ -87,17 +91,11 @@ async def _needs(visit: Visit, project: str | None) -> tuple[list[Need], int, Pa
     hosts = await objects.list_objects(
         visit.centre,
         visit.caller,
-        Query(
-            "Host",
-            project,
-            fields=ATTENTION,
-            limit=_MOST * 2,
-        ),
+        Query("Host", project, fields={"standing": Standing.ATTENTION}, limit=_MOST * 2),
     )
-    for host in hosts.items:
-        cause = host_cause(host)
-        if cause.severity == Severity.ERROR and host.name not in named:
-            found.append(Need("host", host, cause))
+    found += [
+        Need("host", host, host_cause(host)) for host in hosts.items if host.name not in named
+    ]
     left = max(0, len(found) - _MOST) + clusters.total - len(clusters.items)
     left += max(0, hosts.total - len(hosts.items))
     return found[:_MOST], left, hosts
@@ -109,10 +107,19 @@ async def _sites(visit: Visit, project: str | None) -> list[tuple[AnyResource, i
     page = await objects.list_objects(
         visit.centre, visit.caller, Query("Site", project, limit=_SITES)
     )
-    return [
-        (site, await count(visit, "Host", site.project, spec__site=site.name))
-        for site in page.items
-    ]
+    counts = await by_site(visit, page.items)
+    return [(site, counts.get((site.project, site.name), 0)) for site in page.items]
+
+
+async def by_site(
+    visit: Visit, sites: Sequence[AnyResource], **fields: str
+) -> dict[tuple[str, str], int]:
+    """How many hosts stand at which (project, site)."""
+    found: dict[tuple[str, str], int] = {}
+    for project in {site.project for site in sites}:
+        counts = await tally(visit, "Host", project, "spec.site", **fields)
+        found.update({(project, name): count for name, count in counts.items()})
+    return found
 
 
 async def _first_steps(visit: Visit, project: str | None) -> dict[str, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from skerry.console.door import Visit, back
-from skerry.console.pages.listing import count, listing
+from skerry.console.pages.listing import listing
+from skerry.console.pages.overview import by_site
 from skerry.manager.services import objects
 from skerry.manager.services.centre import require
 from skerry.model.kinds import KINDS
 from skerry.model.meta import DEFAULT_PROJECT
 from skerry.model.problems import DocumentInvalid
+from skerry.model.standing import Standing
 
 _KIND = KINDS["Site"]
 
@@ -50,20 +52,10 @@ async def _show(
     visit: Visit, *, error: DocumentInvalid | None = None, status: int = 200
 ) -> Response:
     found = await listing(visit, _KIND.name)
-    rows = [
-        (
-            site,
-            await count(visit, "Host", site.project, spec__site=site.name),
-            await count(
-                visit,
-                "Host",
-                site.project,
-                spec__site=site.name,
-                status__conditions__reason="HostSilent",
-            ),
-        )
-        for site in found.items
-    ]
+    hosts = await by_site(visit, found.items)
+    silent = await by_site(visit, found.items, standing=Standing.OFFLINE)
+    places = [(site, (site.project, site.name)) for site in found.items]
+    rows = [(site, hosts.get(place, 0), silent.get(place, 0)) for site, place in places]
     return await visit.show(
         "sites.html", status=status, listing=found, rows=rows, error=error, form=visit.form
     )

@@ -48,6 +48,7 @@ async def create(visit: Visit) -> Response:
             "expiresAt": expires.isoformat().replace("+00:00", "Z"),
             "autoApprove": form.get("auto") == "yes",
             "allowedNetworks": form.get("networks", "").replace(",", " ").split(),
+            "proxy": form.get("proxy", "").strip(),
             **({"maximumUses": int(uses)} if uses else {}),
         },
     }

@@ -7,6 +7,10 @@
     if (place) place.textContent = text;
   };
 
+  // On a phone the menu is wider than the page: show where we are.
+  const place = document.querySelector(".nav [aria-current]");
+  if (place) place.parentElement.scrollLeft = place.offsetLeft - place.parentElement.clientWidth / 3;
+
   // ---- live: the stream says "changed", the page is fetched and its live parts are swapped ----
 
   const busy = (part) => {

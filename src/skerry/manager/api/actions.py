@@ -17,7 +17,16 @@ from skerry.manager.api.openapi import openapi
 from skerry.manager.api.routes import address_of, guarded, number, place_of, read_json
 from skerry.manager.auth import accounts
 from skerry.manager.channel.routes import Throttle
-from skerry.manager.services import artifacts, bundles, history, hosts, install, tokens
+from skerry.manager.services import (
+    artifacts,
+    bundles,
+    heads,
+    history,
+    hosts,
+    install,
+    restored,
+    tokens,
+)
 from skerry.manager.services.blobs import BlobMissing
 from skerry.manager.services.centre import Caller, Centre, require
 from skerry.manager.services.why import why_host
@@ -45,6 +54,9 @@ class Actions:
             Route("/v1/events", guarded(centre, self._events), methods=["GET"]),
             Route("/v1/projects/{project}/events", guarded(centre, self._events), methods=["GET"]),
             Route("/v1/audit", guarded(centre, self._audit), methods=["GET"]),
+            Route("/v1/audit/heads", guarded(centre, self._heads), methods=["GET"]),
+            Route("/v1/restore", guarded(centre, self._restore), methods=["GET"]),
+            Route("/v1/restore/confirm", guarded(centre, self._confirm), methods=["POST"]),
             Route("/v1/why/host/{name}", guarded(centre, self._why), methods=["GET"]),
             Route(f"{host}/bundle", guarded(centre, self._bundle), methods=["GET"]),
             Route(f"{host}/{{action:str}}", guarded(centre, self._host), methods=["POST"]),
@@ -103,6 +115,7 @@ class Actions:
                 "version": __version__,
                 "url": self._centre.url,
                 "developmentKeys": self._centre.keys.release is not None,
+                "observing": self._centre.live.restored is not None,
             }
         )
 
@@ -130,6 +143,19 @@ class Actions:
         )
         return reply({"items": found})
 
+    async def _heads(self, request: Request, caller: Caller) -> Response:
+        return Response(
+            heads.exported(self._centre, caller),
+            media_type="application/jsonl",
+            headers={"cache-control": "no-store"},
+        )
+
+    async def _restore(self, request: Request, caller: Caller) -> Response:
+        return reply(await restored.view(self._centre, caller))
+
+    async def _confirm(self, request: Request, caller: Caller) -> Response:
+        return reply({"confirmed": await restored.confirm(self._centre, caller)})
+
     async def _why(self, request: Request, caller: Caller) -> Response:
         project = request.query_params.get("project", "default")
         found = await why_host(self._centre, caller, project, request.path_params["name"])
@@ -140,8 +166,9 @@ class Actions:
         match request.path_params["action"]:
             case "approve":
                 raw = await read_json(request) if await _has_body(request) else {}
-                site = raw.get("site", "") if isinstance(raw, dict) else ""
-                found = await hosts.approve(self._centre, caller, project, name, site=str(site))
+                said = raw if isinstance(raw, dict) else {}
+                more = {key: str(said.get(key) or "") for key in ("site", "fingerprint", "code")}
+                found = await hosts.approve(self._centre, caller, project, name, **more)
             case "deny":
                 found = await hosts.deny(self._centre, caller, project, name)
             case "revoke":

@@ -35,7 +35,7 @@ _STATUS: tuple[tuple[type[SkerryError], int], ...] = (
     (BlobRefused, 409),
     (DiskFull, 507),
 )
-_TITLES = {
+TITLES = {
     400: "Bad request",
     401: "Not signed in",
     403: "Not permitted",
@@ -106,7 +106,7 @@ def problem(exc: SkerryError, *, instance: str = "") -> Response:
     status = status_of(exc)
     body: dict[str, Any] = {
         "type": f"https://skerry.dev/problems/{exc.reason or type(exc).__name__}",
-        "title": _TITLES.get(status, "Failed"),
+        "title": TITLES.get(status, "Failed"),
         "status": status,
         "detail": exc.message,
         "reason": exc.reason or type(exc).__name__,

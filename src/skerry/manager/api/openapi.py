@@ -52,7 +52,7 @@ def openapi() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    types: list[Any] = [Metadata, Problem, Difference, Cause]
+    types: list[Any] = [Metadata, Problem, Difference, Cause, messages.Refusal]
     for kind in KINDS.values():
         types += [kind.spec, kind.status]
     _, found = msgspec.json.schema_components(types, ref_template=_REF)
@@ -182,6 +182,12 @@ def _other_paths(paths: dict[str, Any]) -> None:
         "get": _operation("listProjectEvents", None, anything, parameters=events),
     }
     paths["/v1/audit"] = {"get": _operation("listAudit", None, anything, parameters=events[2:])}
+    lines: dict[str, Any] = {"application/jsonl": {}}
+    head = _operation("listAuditHeads", None, anything)
+    head["responses"]["200"] = {"description": "Signed heads, one per line", "content": lines}
+    paths["/v1/audit/heads"] = {"get": head}
+    paths["/v1/restore"] = {"get": _operation("viewRestore", None, anything)}
+    paths["/v1/restore/confirm"] = {"post": _operation("confirmRestore", None, anything)}
     paths["/v1/why/host/{name}"] = {
         "parameters": [_NAME],
         "get": _operation("whyHost", None, "Cause", parameters=[_query("project")]),
@@ -201,6 +207,10 @@ def _other_paths(paths: dict[str, Any]) -> None:
     get = _operation("getBlob", None, anything)
     get["responses"]["200"] = {"description": "The content", "content": binary}
     paths["/v1/blobs/{digest}"] = {"parameters": [digest], "put": put, "get": get}
+    refusal = {
+        "description": "Signed refusal",
+        "content": {_JSON: {"schema": _ref("Refusal")}},
+    }
     for path, text in (
         (messages.ENROL_PATH, "A machine asks to become a host"),
         (messages.SYNC_PATH, "Heartbeat, status, acknowledgement, assignment"),
@@ -212,7 +222,7 @@ def _other_paths(paths: dict[str, Any]) -> None:
                 "summary": text,
                 "description": "Signed by the host key (RFC 9421).",
                 "security": [],
-                "responses": {"200": {"description": "Signed answer"}},
+                "responses": {"200": {"description": "Signed answer"}, "default": refusal},
             }
         }
 

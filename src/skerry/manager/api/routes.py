@@ -202,7 +202,12 @@ class _Kind:
         # Before the answer starts, so that a refusal is a problem document.
         require(caller, "watch", self._kind.name, project or "")
         changes = objects.watch(self._centre, caller, self._kind, project, since=since)
-        return WatchAnswer(changes, self._centre.clock)
+
+        async def recheck() -> None:
+            now = await caller_of(self._centre, request)
+            require(now, "watch", self._kind.name, project or "")
+
+        return WatchAnswer(changes, self._centre.clock, recheck=recheck)
 
 
 def place_of(request: Request) -> tuple[str, str]:

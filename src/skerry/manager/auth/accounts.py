@@ -35,6 +35,7 @@ FIRST_PASSWORD = "/first-password"  # noqa: S105 - a place
 FIRST_USER = "admin"
 MIN_PASSWORD_CHARS = 10
 MAX_PASSWORD_CHARS = 200
+MAX_WAITING_SIGN_INS = 16
 _KEY_PREFIX = "skerry_"
 
 _hasher = argon2.PasswordHasher()
@@ -48,6 +49,21 @@ class SignInFailed(SkerryError):
 
     def __init__(self) -> None:
         super().__init__("wrong user name or password", reason="SignInFailed")
+
+
+class TooManySignIns(SkerryError):
+    """More people sign in at once than passwords can be checked."""
+
+    exit_code = 4
+    status = 429
+
+    def __init__(self) -> None:
+        super().__init__(
+            "too many sign-ins at this moment",
+            hint="try again in a few seconds",
+            reason="TooManyRequests",
+            retryable=True,
+        )
 
 
 class BadPassword(SkerryError):
@@ -77,7 +93,10 @@ async def hash_password(password: str) -> bytes:
 
 
 async def check_password(stored: bytes | None, password: str) -> bool:
-    """Takes as long for a user who does not exist."""
+    """Takes as long for a user who does not exist. Raises TooManySignIns."""
+    # A flood from many addresses must not queue up: each would wait for minutes and hold memory.
+    if _two_at_once().statistics().tasks_waiting >= MAX_WAITING_SIGN_INS:
+        raise TooManySignIns
     expected = (stored or _ABSENT).decode()
 
     def verify() -> bool:
@@ -203,10 +222,14 @@ async def set_password(
     )
 
 
-async def forget_user(store: Store, user: str) -> tuple[SetValue, ...]:
-    """What goes with a user: password, sessions, API keys."""
-    keys = await _keys_of(store, f"user:{user}", (SESSIONS, API_KEYS))
-    return (SetValue(PASSWORDS, user, None), *keys)
+async def forget(store: Store, subject: str) -> tuple[SetValue, ...]:
+    """What goes with a user or service account: password, sessions, API keys.
+
+    Otherwise a later account of the same name would inherit them.
+    """
+    keys = await _keys_of(store, subject, (SESSIONS, API_KEYS))
+    sort, _, name = subject.partition(":")
+    return (SetValue(PASSWORDS, name, None), *keys) if sort == "user" else tuple(keys)
 
 
 async def bootstrap(store: Store, root: Root, *, now: datetime) -> bool:

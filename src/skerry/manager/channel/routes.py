@@ -19,6 +19,7 @@ from skerry.lib.errors import SkerryError
 from skerry.manager.auth.decide import Principal
 from skerry.manager.channel.verify import (
     ChannelRefused,
+    Sender,
     check_counter,
     check_signature,
     identify,
@@ -120,7 +121,7 @@ class Routes:
         centre = self._centre
         sender = await identify(centre, message, counted=True)
         body = messages.decode(message.body, messages.RenewRequest)
-        fingerprint = pki.fingerprint(pki.load_host_public(body.public_key))
+        fingerprint = await _renewed_key(centre, sender, body)
         pem, ends = hosts.issue_certificate(centre, body.public_key, sender.host.uid)
         status = msgspec.structs.replace(
             sender.host.status,
@@ -194,6 +195,22 @@ class Routes:
             else 0,
         )
         return Response(body, status_code=status, headers=headers)
+
+
+async def _renewed_key(centre: Centre, sender: Sender, body: messages.RenewRequest) -> str:
+    """Fingerprint of the key that a host goes on with. Raises ChannelRefused, BadKey."""
+    key = pki.load_host_public(body.public_key)
+    fingerprint = pki.fingerprint(key)
+    if fingerprint == sender.host.status.fingerprint:
+        return fingerprint
+    statement = messages.renewal(sender.host.uid, sender.counter)
+    if not pki.verify_es256(key, body.proof, statement):
+        raise ChannelRefused(
+            401, "SignatureInvalid", "the new key does not prove that this host holds it"
+        )
+    if await enrol.host_of_key(centre, fingerprint) is not None:
+        raise ChannelRefused(409, "HardwareIdTaken", "the new key belongs to another host")
+    return fingerprint
 
 
 async def read_message(request: Request) -> httpsig.Message:

@@ -109,7 +109,10 @@ def _ready(
             return _condition("NodeNotReady", f"host {host.name} is not Ready")
         waiting = [layer for layer in status.kubernetes.layers if not layer.ready]
         if waiting:
-            return _condition("LayerNotReady", f"{waiting[0].name}: {waiting[0].message}")
+            first_layer = waiting[0]
+            return _condition(
+                first_layer.reason or "LayerNotReady", f"{first_layer.name}: {first_layer.message}"
+            )
         return _condition("NotAcknowledged", f"host {host.name} has not taken up the state yet")
     return Condition(type="Ready", status="True", reason="Running", message="", since=now)
 

@@ -1,13 +1,16 @@
 """The centre's own loops: assignments, cluster status, finalizers, heartbeats.
 
 Work is keyed by object: a change queues the keys that it touches, each key is worked on by one
-task at a time, and a conflict simply queues it again. A timer goes over everything as well, so
-correctness never depends on a change having been seen.
+task at a time, and a conflict simply queues it again. Only silence comes from the clock instead of
+a change, so a short timer looks for it; a long one goes over everything as well, so correctness
+never depends on a change having been seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from itertools import islice
 
 import anyio
 import msgspec
@@ -15,9 +18,9 @@ import structlog
 
 from skerry.lib.errors import SkerryError
 from skerry.manager.reconcile.derive import Obstacle, derive, is_clean
-from skerry.manager.services import assignments, clusters, hosts
+from skerry.manager.services import assignments, clusters, heads, hosts
 from skerry.manager.services.assignments import CannotAssign
-from skerry.manager.services.centre import INTERNAL, Centre, audit, event
+from skerry.manager.services.centre import CONTACTS, INTERNAL, Centre, audit, event
 from skerry.manager.store.protocol import (
     AnyResource,
     Conflict,
@@ -35,9 +38,11 @@ from skerry.model.meta import Condition
 
 log = structlog.get_logger("skerry.reconcile")
 
-CONTACTS = "contact"
+_REST_S = 2.0
 _WATCHED = ("Cluster", "Host", "ClusterProfile", "Artifact", "Secret")
 _Key = tuple[str, str, str]
+# Several keys at a time: their commits then share one write to the disk.
+_AT_ONCE = 16
 
 
 class Reconciler:
@@ -55,6 +60,7 @@ class Reconciler:
             tg.start_soon(self._watch)
             tg.start_soon(self._tick)
             tg.start_soon(self._flush)
+            tg.start_soon(self._heads)
             tg.start_soon(self._work)
 
     def queue(self, kind: str, project: str, name: str) -> None:
@@ -83,25 +89,39 @@ class Reconciler:
         uids = sorted(live.unflushed)
         live.unflushed.clear()
         for start in range(0, len(uids), 500):
+            part = uids[start : start + 500]
             values = tuple(
-                SetValue(CONTACTS, uid, live.contacts[uid].isoformat().encode())
-                for uid in uids[start : start + 500]
+                SetValue(CONTACTS, uid, live.contacts[uid].isoformat().encode()) for uid in part
             )
-            await self._centre.store.commit(WriteSet(values=values))
+            try:
+                await self._centre.store.commit(WriteSet(values=values))
+            except SkerryError:
+                live.unflushed.update(uids[start:])  # the next flush brings them
+                raise
 
     async def _watch(self) -> None:
-        since = await self._centre.store.revision()
+        since = await self._revision(0)
         while True:
-            await self._queue_everything()
             try:
+                await self._queue_everything()
                 async for change in self._centre.store.watch(_WATCHED, since=since):
                     since = change.revision
                     await self._changed(change.resource)
-            except HistoryGone:
-                since = await self._centre.store.revision()
+            except HistoryGone as exc:
+                # Everything is queued again, so nothing of what is gone is needed.
+                log.info("reconcile.history-gone", message=exc.message)
+                since = await self._revision(since)
             except SkerryError as exc:
                 log.warning("reconcile.watch-failed", reason=exc.reason, message=exc.message)
-                await self._centre.clock.sleep(2)
+                await self._centre.clock.sleep(_REST_S)
+
+    async def _revision(self, known: int) -> int:
+        try:
+            return await self._centre.store.revision()
+        except SkerryError as exc:
+            log.warning("reconcile.watch-failed", reason=exc.reason, message=exc.message)
+            await self._centre.clock.sleep(_REST_S)
+            return known
 
     async def _changed(self, resource: AnyResource) -> None:
         match resource.kind:
@@ -118,9 +138,19 @@ class Reconciler:
                 await self._queue_everything()
 
     async def _tick(self) -> None:
+        centre = self._centre
+        everything_at = centre.clock.monotonic() + centre.settings.full_pass_s
         while True:
-            await self._centre.clock.sleep(self._centre.settings.reconcile_s)
-            await self._queue_everything()
+            await centre.clock.sleep(centre.settings.reconcile_s)
+            try:
+                if centre.clock.monotonic() >= everything_at:
+                    everything_at = centre.clock.monotonic() + centre.settings.full_pass_s
+                    await self._queue_everything()
+                else:
+                    await self._queue_turned()
+            except SkerryError as exc:
+                # The database rests (a restart, a full disk); the next round finds it again.
+                log.warning("reconcile.round-failed", reason=exc.reason, message=exc.message)
 
     async def _flush(self) -> None:
         while True:
@@ -130,16 +160,34 @@ class Reconciler:
             except SkerryError as exc:
                 log.warning("reconcile.flush-failed", message=exc.message)
 
+    async def _heads(self) -> None:
+        while True:
+            try:
+                await heads.export(self._centre)
+            except (SkerryError, OSError) as exc:
+                log.warning("reconcile.head-failed", message=str(exc))
+            await self._centre.clock.sleep(self._centre.settings.audit_head_s)
+
     async def _queue_everything(self) -> None:
         for kind in ("Host", "Cluster"):
-            after = ""
-            while True:
-                page = await self._centre.store.list(Query(kind, limit=1000, after=after))
-                for item in page.items:
-                    self.queue(kind, item.project, item.name)
-                after = page.after
-                if not after:
-                    break
+            async for item in self._all(kind):
+                self.queue(kind, item.project, item.name)
+
+    async def _queue_turned(self) -> None:
+        """Queue the hosts that fell silent or came back."""
+        async for host in self._all("Host"):
+            if self._turned(host) is not None:
+                self.queue("Host", host.project, host.name)
+
+    async def _all(self, kind: str) -> AsyncIterator[AnyResource]:
+        after = ""
+        while True:
+            page = await self._centre.store.list(Query(kind, limit=1000, after=after))
+            for item in page.items:
+                yield item
+            after = page.after
+            if not after:
+                return
 
     async def _work(self) -> None:
         while True:
@@ -150,21 +198,26 @@ class Reconciler:
     async def _drain(self) -> None:
         again: list[_Key] = []
         while self._queue:
-            key = next(iter(self._queue))
-            del self._queue[key]
-            try:
-                await self._one(key)
-            except Conflict:
-                again.append(key)
-            except NotFound:
-                continue
-            except SkerryError as exc:
-                log.warning("reconcile.failed", key="/".join(key), message=exc.message)
-            except Exception:
-                # A defect in one object must not stop the work on all others.
-                log.exception("reconcile.defect", key="/".join(key))
+            batch = list(islice(self._queue, _AT_ONCE))
+            async with anyio.create_task_group() as tg:
+                for key in batch:
+                    del self._queue[key]
+                    tg.start_soon(self._look_at, key, again)
         for key in again:
             self.queue(*key)
+
+    async def _look_at(self, key: _Key, again: list[_Key]) -> None:
+        try:
+            await self._one(key)
+        except Conflict:
+            again.append(key)
+        except NotFound:
+            return
+        except SkerryError as exc:
+            log.warning("reconcile.failed", key="/".join(key), message=exc.message)
+        except Exception:
+            # A defect in one object must not stop the work on all others.
+            log.exception("reconcile.defect", key="/".join(key))
 
     async def _one(self, key: _Key) -> None:
         resource = await self._centre.store.get(*key)
@@ -174,6 +227,9 @@ class Reconciler:
             await self._cluster(resource)
 
     async def _host(self, host: AnyResource) -> None:
+        if host.metadata.deleted_at is not None and not clusters.cluster_of(host):
+            await hosts.finish_deletion(self._centre, host)
+            return
         if host.spec.approval is not Approval.APPROVED or host.spec.revoked:
             return
         try:
@@ -183,12 +239,19 @@ class Reconciler:
             pass  # shown on the cluster
         if await self._let_go(host):
             return
-        condition = self._reachable(host)
-        status = hosts.with_condition(host.status, condition)
-        known = next((c for c in host.status.conditions if c.type == "Reachable"), None)
-        if known is None or (known.status, known.reason) != (condition.status, condition.reason):
+        condition = self._turned(host)
+        if condition is not None:
+            status = hosts.with_condition(host.status, condition)
             changed = msgspec.structs.replace(host, status=status)
             await self._centre.store.commit(WriteSet(puts=(Put(changed, host.metadata.revision),)))
+
+    def _turned(self, host: AnyResource) -> Condition | None:
+        """The host's new Reachable condition, or None when the stored one still holds."""
+        condition = self._reachable(host)
+        known = next((c for c in host.status.conditions if c.type == "Reachable"), None)
+        if known is None or (known.status, known.reason) != (condition.status, condition.reason):
+            return condition
+        return None
 
     def _reachable(self, host: AnyResource) -> Condition:
         centre = self._centre

@@ -10,6 +10,7 @@ import difflib
 import functools
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import jsonschema
@@ -40,6 +41,8 @@ _SCHEMA_TYPES = {
     "number": "a number",
     "null": "empty",
 }
+MAX_PROBLEMS = 100
+_MAX_PATH_CHARS = 200
 MAX_ANNOTATION_CHARS = 64 * 1024
 
 
@@ -50,16 +53,27 @@ def check_document(raw: Any, *, kind: Kind | None = None) -> AnyResource | list[
     """
     if not isinstance(raw, Mapping):
         return [Problem(path="", message=f"a document is a mapping, this is {kind_of(raw)}")]
-    problems = _check_top(raw)
+    problems = list(islice(_check_top(raw), MAX_PROBLEMS))
     found = _check_kind(raw, kind, problems)
     problems += _check_metadata(raw.get("metadata"), found)
-    if found is None:
-        return problems
-    spec = raw.get("spec", {})
-    problems += under("spec", _check_spec(found, {} if spec is None else spec))
-    if problems:
-        return problems
-    return _decode(found, raw)
+    if found is not None:
+        spec = raw.get("spec", {})
+        wrong = _check_spec(found, {} if spec is None else spec)
+        problems += under("spec", list(islice(wrong, MAX_PROBLEMS)))
+        if not problems:
+            return _decode(found, raw)
+    return _bounded(problems)
+
+
+def _bounded(problems: list[Problem]) -> list[Problem]:
+    """A document that is wrong in a million places is not worth a million answers."""
+    kept = [
+        msgspec.structs.replace(item, path=item.path[:_MAX_PATH_CHARS])
+        for item in problems[:MAX_PROBLEMS]
+    ]
+    if len(problems) >= MAX_PROBLEMS:
+        kept.append(Problem(path="", message="more is wrong than is listed here"))
+    return kept
 
 
 def project_of(kind: Kind, metadata: Mapping[str, Any]) -> str:
@@ -77,22 +91,17 @@ def schema_of(kind: Kind) -> dict[str, Any]:
     return {**schema, "$defs": components}
 
 
-def _check_top(raw: Mapping[str, Any]) -> list[Problem]:
-    problems = [
-        Problem(path=str(key), message="unknown field", hint=_nearest(str(key), _TOP))
-        for key in raw
-        if key not in _TOP
-    ]
+def _check_top(raw: Mapping[str, Any]) -> Iterator[Problem]:
     version = raw.get("apiVersion", API_VERSION)
     if version != API_VERSION:
-        problems.append(
-            Problem(
-                path="apiVersion",
-                message=f"unknown version {quoted(version)}",
-                hint=f"write {API_VERSION}",
-            )
+        yield Problem(
+            path="apiVersion",
+            message=f"unknown version {quoted(version)}",
+            hint=f"write {API_VERSION}",
         )
-    return problems
+    for key in raw:
+        if key not in _TOP:
+            yield Problem(path=str(key), message="unknown field", hint=_nearest(str(key), _TOP))
 
 
 def _check_kind(
@@ -129,8 +138,7 @@ def _check_metadata(raw: Any, kind: Kind | None) -> list[Problem]:
     fields = tuple(field.encode_name for field in msgspec.structs.fields(Metadata))
     problems = [
         Problem(path=f"metadata.{key}", message="unknown field", hint=_nearest(str(key), fields))
-        for key in raw
-        if key not in fields
+        for key in islice((key for key in raw if key not in fields), MAX_PROBLEMS)
     ]
     problems += _check_name("metadata.name", raw.get("name"))
     project = raw.get("project") or ""
@@ -276,7 +284,7 @@ def _path(parts: Any) -> str:
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word, known, n=1) if len(word) <= _MAX_PATH_CHARS else []
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 

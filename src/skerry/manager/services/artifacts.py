@@ -16,10 +16,17 @@ from skerry.manager.services.draft import Draft, Ending
 from skerry.manager.store.protocol import AnyResource, Conflict, Put, Query, WriteSet
 from skerry.model.artifact import ArtifactRef
 from skerry.model.kinds import ArtifactSpec, ArtifactStatus
-from skerry.model.meta import Condition
+from skerry.model.meta import Condition, Record
 from skerry.model.problems import Problem
 from skerry.wire import envelope as env
 from skerry.wire.messages import ArtifactStatement, decode
+
+
+class _Use(Record, frozen=True, kw_only=True):
+    """What an issued assignment says about artifacts (see `assignments.Issued`)."""
+
+    cluster: str = ""
+    manifests: tuple[str, ...] = ()
 
 
 def reference(resource: AnyResource) -> ArtifactRef:
@@ -160,7 +167,16 @@ def _since(resource: AnyResource, *, complete: bool, now: datetime) -> datetime 
 
 
 async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
-    """An artifact that a cluster runs stays."""
+    """An artifact that a profile pins, or that a host was told to run, stays."""
+    for data in (await centre.store.values("assignment")).values():
+        use = msgspec.json.decode(data, type=_Use)
+        if old.spec.digest in use.manifests:
+            problem = Problem(
+                path="metadata",
+                message=f"cluster {use.cluster} runs it",
+                hint="upgrade or delete the cluster first",
+            )
+            return Ending(problems=(problem,))
     page = await centre.store.list(Query("ClusterProfile"))
     for item in page.items:
         for ref in item.status.revisions:

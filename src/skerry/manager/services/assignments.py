@@ -59,7 +59,9 @@ async def current(centre: Centre, uid: str) -> Issued | None:
     """The newest assignment of a host."""
     if uid not in centre.live.assignments:
         data = await centre.store.value(SPACE, uid)
-        centre.live.assignments[uid] = msgspec.json.decode(data, type=Issued) if data else None
+        read = msgspec.json.decode(data, type=Issued) if data else None
+        # Not plainly set: while we read, a newer one may have been issued and put there.
+        centre.live.assignments.setdefault(uid, read)
     found: Issued | None = centre.live.assignments[uid]
     return found
 
@@ -67,19 +69,19 @@ async def current(centre: Centre, uid: str) -> Issued | None:
 async def issue(centre: Centre, host: AnyResource) -> bool:
     """Issue an assignment if its content changed; whether it did.
 
-    Raises CannotAssign (the host keeps what it has), Conflict (the host changed meanwhile).
+    Also issued again when the host has more than this manager knows to have told it. Raises
+    CannotAssign (the host keeps what it has), Conflict (the host changed meanwhile).
     """
     if host.spec.approval is not Approval.APPROVED or host.spec.revoked:
         return False
     content = await _content(centre, host)
     content_digest = _digest(centre, host, content)
     before = await current(centre, host.uid)
-    if before is not None and before.content_digest == content_digest:
+    floor = await _floor(centre, host)
+    if not _is_due(before, content_digest, floor):
         return False
-    floor = await centre.store.value(FLOORS, host.uid)
-    epoch = max(
-        before.epoch if before else 0, host.status.desired.epoch, int(floor) if floor else 0
-    )
+    _check_publishing(centre)
+    epoch = max(before.epoch if before else 0, host.status.desired.epoch, floor)
     issued = _sign(centre, host, content, content_digest, epoch + 1)
     mark = DesiredMark(epoch=issued.epoch, digest=issued.digest)
     changed = msgspec.structs.replace(
@@ -101,8 +103,31 @@ async def issue(centre: Centre, host: AnyResource) -> bool:
 
 
 async def check(centre: Centre, host: AnyResource) -> None:
-    """Raises CannotAssign when something that the host's assignment needs is missing."""
-    await _content(centre, host)
+    """Raises CannotAssign when something keeps the host's assignment from being issued."""
+    content = await _content(centre, host)
+    before = await current(centre, host.uid)
+    if _is_due(before, _digest(centre, host, content), await _floor(centre, host)):
+        _check_publishing(centre)
+
+
+def _is_due(before: Issued | None, content_digest: str, floor: int) -> bool:
+    return before is None or before.content_digest != content_digest or floor >= before.epoch
+
+
+async def _floor(centre: Centre, host: AnyResource) -> int:
+    """The highest epoch that the host has and that is not ours; 0 when there is none."""
+    stored = await centre.store.value(FLOORS, host.uid)
+    return int(stored) if stored else 0
+
+
+def _check_publishing(centre: Centre) -> None:
+    if centre.live.restored is not None:
+        raise CannotAssign(
+            "this manager was restored from a backup and tells hosts nothing new until a person"
+            " confirms it",
+            hint="skerry backup status, then skerry backup confirm",
+            reason="ManagerRestored",
+        )
 
 
 async def may_fetch(centre: Centre, uid: str, digest: str) -> bool:

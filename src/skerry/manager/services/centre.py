@@ -18,6 +18,7 @@ from skerry.manager.auth.decide import SYSTEM, Principal, allowed
 from skerry.manager.keys import Keys
 from skerry.manager.services.blobs import Blobs
 from skerry.manager.settings import Settings
+from skerry.manager.store.backup import RestoreMark
 from skerry.manager.store.protocol import Audit, Conflict, Event, Store
 from skerry.model.meta import Resource
 
@@ -46,6 +47,7 @@ class Caller:
         return self.principal.name
 
 
+CONTACTS = "contact"  # space of the last heartbeats that were written
 INTERNAL = Caller(SYSTEM, "manager")
 
 
@@ -55,7 +57,8 @@ class Live:
 
     `denials` holds (reason, message) by key fingerprint, so that a host whose token was refused
     keeps hearing why; `assignments` caches what is stored by host uid; `replays` is when a host's
-    repeated requests were last told to people.
+    repeated requests were last told to people. While `restored` is set the manager only observes;
+    `head` is the last audit record whose hash was signed and kept.
     """
 
     contacts: dict[str, datetime] = field(default_factory=dict)
@@ -65,6 +68,15 @@ class Live:
     denials: dict[str, tuple[str, str]] = field(default_factory=dict)
     assignments: dict[str, Any] = field(default_factory=dict)
     replays: dict[str, datetime] = field(default_factory=dict)
+    restored: RestoreMark | None = None
+    head: int = 0
+
+    def forget(self, uid: str) -> None:
+        """A host is gone; what was held for it is answered."""
+        for kept in (self.contacts, self.counters, self.assignments, self.replays):
+            kept.pop(uid, None)
+        self.unflushed.discard(uid)
+        self.wake(uid)
 
     def seen(self, uid: str, at: datetime) -> None:
         self.contacts[uid] = at

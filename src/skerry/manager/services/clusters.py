@@ -213,7 +213,13 @@ def _stack_problems(
     problems: list[Problem] = []
     for index, use in enumerate(spec.profiles):
         own = [layer for layer in layers if layer.profile == use.name]
-        problems += stacks.layer_problems(own, path=f"spec.profiles[{index}].layers")
+        types = {
+            name: kind
+            for revision in revisions
+            if revision.profile == use.name
+            for name, kind in stacks.artifact_types(revision).items()
+        }
+        problems += stacks.layer_problems(own, types=types, path=f"spec.profiles[{index}].layers")
     return problems
 
 

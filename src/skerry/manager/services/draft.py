@@ -41,10 +41,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What the deletion of an object needs. `finalizers` have to go before it does."""
+    """What the deletion of an object needs. `finalizers` have to go before it does; while they
+    are waited for, `asked` is kept already."""
 
     problems: tuple[Problem, ...] = ()
     finalizers: tuple[str, ...] = ()
     puts: tuple[Put, ...] = ()
     values: tuple[SetValue, ...] = ()
     takes: tuple[Take, ...] = ()
+    asked: tuple[SetValue, ...] = ()

@@ -16,7 +16,7 @@ import msgspec
 from skerry.lib import pki
 from skerry.lib.digest import sha256
 from skerry.lib.errors import SkerryError
-from skerry.manager.services import hosts
+from skerry.manager.services import hosts, restored
 from skerry.manager.services.centre import Centre, Contended, audit, event
 from skerry.manager.services.credentials import Asking, Credential, credential_of
 from skerry.manager.services.tokens import is_junk
@@ -91,6 +91,9 @@ async def _once(centre: Centre, asking: Asking) -> EnrolState:
     twin = await _twin(centre, asking)
     if twin is not None and twin.status.fingerprint == asking.fingerprint:
         return await _known(centre, asking, twin)  # made a moment ago by another request
+    if centre.live.restored is not None:
+        # Uses of tokens and removals after the backup are not known, so nobody new is counted.
+        return _pending(asking, None, "ManagerRestored", restored.WAITS)
     if twin is not None:
         return await _ask_rekey(centre, asking, twin, credential)
     stone = await hosts.find_stone(centre, stone_uid.decode()) if stone_uid else None
@@ -125,6 +128,8 @@ async def _known(centre: Centre, asking: Asking, host: AnyResource) -> EnrolStat
         return _denied(asking, "Denied", "an operator denied this host", host=host)
     if credential.denied:
         return _denied(asking, credential.denied, credential.message, host=host)
+    if credential.approves and centre.live.restored is not None:
+        return _pending(asking, host, "ManagerRestored", restored.WAITS)
     if credential.approves and credential.project == host.project:
         now = centre.clock.now()
         condition = hosts.registered(now, status="True", reason="Approved", message="by token")
@@ -314,7 +319,7 @@ async def _ask_rekey(
         f" {hosts.pki_code(asking.fingerprint)}"
     )
     if before is not None and not before.denied and not credential.proven:
-        return _pending(asking, None, "HardwareIdTaken", message)
+        return _known_machine(asking)
     now = centre.clock.now()
     rekey = hosts.Rekey(
         public_key=asking.request.public_key,
@@ -339,13 +344,18 @@ async def _ask_rekey(
             audits=(audit(centre, asking.caller, "ask-new-key", twin, asking.fingerprint[:16]),),
         )
     )
-    return _pending(asking, None, "HardwareIdTaken", message)
+    return _known_machine(asking)
 
 
 async def _rekey_state(centre: Centre, asking: Asking, uid: str) -> EnrolState:
     rekey = await hosts.find_rekey(centre, uid)
     if rekey is None or rekey.denied:
         return _denied(asking, "Denied", "an operator denied this machine's new key")
+    return _known_machine(asking)
+
+
+def _known_machine(asking: Asking) -> EnrolState:
+    """Names no host: a hardware id is no proof, so whoever asks may be a stranger."""
     code = hosts.pki_code(asking.fingerprint)
     return _pending(
         asking,

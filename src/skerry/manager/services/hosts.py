@@ -13,11 +13,30 @@ import msgspec
 
 from skerry.lib import pki
 from skerry.lib.digest import sha256
-from skerry.manager.services.centre import Caller, Centre, Contended, audit, event, require
+from skerry.manager.auth.decide import allowed
+from skerry.manager.services.centre import (
+    CONTACTS,
+    INTERNAL,
+    Caller,
+    Centre,
+    Contended,
+    audit,
+    event,
+    require,
+)
 from skerry.manager.services.clusters import MARK, cluster_of
 from skerry.manager.services.draft import Draft, Ending
 from skerry.manager.services.present import shown
-from skerry.manager.store.protocol import AnyResource, Conflict, Put, SetValue, Take, WriteSet
+from skerry.manager.store.protocol import (
+    AnyResource,
+    Conflict,
+    Delete,
+    NotFound,
+    Put,
+    SetValue,
+    Take,
+    WriteSet,
+)
 from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus
 from skerry.model.meta import Condition, Record
 from skerry.model.problems import DocumentInvalid, Problem
@@ -26,6 +45,8 @@ STONES = "revoked-host"
 STONE_KEYS = "revoked-key"
 REKEYS = "rekey"
 REKEY_KEYS = "rekey-key"
+# What is kept by a host's uid elsewhere and goes with it.
+_OF_A_HOST = ("assignment", "assignment-floor", "host-events", "restored-host", CONTACTS)
 OWN_CONDITIONS = ("Registered", "Reachable")
 _TRIES = 8
 
@@ -62,6 +83,26 @@ async def find_rekey(centre: Centre, uid: str) -> Rekey | None:
     return msgspec.json.decode(data, type=Rekey) if data else None
 
 
+async def waiting_rekeys(
+    centre: Centre, caller: Caller, project: str | None
+) -> list[tuple[AnyResource, Rekey]]:
+    """Known machines with a new key that nobody has decided about, as far as the caller may see
+    them. They are few, so they are found by their keys and not among all hosts."""
+    found: list[tuple[AnyResource, Rekey]] = []
+    for uid, data in (await centre.store.values(REKEYS)).items():
+        rekey = msgspec.json.decode(data, type=Rekey)
+        if rekey.denied:
+            continue
+        try:
+            host = await centre.store.get_by_uid("Host", uid)
+        except NotFound:
+            continue
+        seen = allowed(caller.principal, "list", "Host", host.project)
+        if seen and project in (None, host.project):
+            found.append((await shown(centre, host), rekey))
+    return sorted(found, key=lambda item: (item[0].project, item[0].name))
+
+
 def with_condition(status: HostStatus, condition: Condition) -> HostStatus:
     """The status with one condition set; `since` stays while nothing changed."""
     kept = [item for item in status.conditions if item.type != condition.type]
@@ -79,10 +120,34 @@ def registered(now: datetime, *, status: str, reason: str, message: str) -> Cond
     return Condition(type="Registered", status=status, reason=reason, message=message, since=now)
 
 
+class OtherKey(Conflict):
+    """The key that waits for approval is not the one that the person saw."""
+
+    def __init__(self, name: str, code: str) -> None:
+        super().__init__(
+            f"host {name} waits with code {code}, and that is not what was approved",
+            hint="compare the code with the one on the machine, and name it: skerry approve host"
+            f" {name} --code {code}",
+            reason="Conflict",
+        )
+
+
 async def approve(
-    centre: Centre, caller: Caller, project: str, name: str, *, site: str = ""
+    centre: Centre,
+    caller: Caller,
+    project: str,
+    name: str,
+    *,
+    site: str = "",
+    fingerprint: str = "",
+    code: str = "",
 ) -> AnyResource:
-    """Let a waiting host in; for a known machine with a new key, take the new key."""
+    """Let a waiting host in; for a known machine with a new key, take the new key.
+
+    `fingerprint` or `code` say which key the person looked at; raises OtherKey when another one
+    waits meanwhile. A known machine's new key is never taken without one of them: whoever knows a
+    hardware id can ask, also a moment before the button is pressed.
+    """
 
     async def change(host: AnyResource) -> WriteSet | None:
         if host.spec.revoked:
@@ -94,6 +159,10 @@ async def approve(
         waiting = rekey is not None and not rekey.denied
         if host.spec.approval is Approval.APPROVED and not waiting:
             return None
+        waits = rekey.fingerprint if rekey is not None and waiting else host.status.fingerprint
+        named = bool(fingerprint or code)
+        if (waiting and not named) or not _is_meant(waits, fingerprint=fingerprint, code=code):
+            raise OtherKey(name, pki_code(waits))
         spec: HostSpec = msgspec.structs.replace(host.spec, approval=Approval.APPROVED)
         if site:
             await centre.store.get("Site", project, site)
@@ -203,14 +272,35 @@ async def prepare(
 
 async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
     """A host in a cluster leaves it first; any host leaves a stone."""
-    values = [*stones(centre, caller, old), SetValue("assignment", old.uid, None)]
+    stone = stones(centre, caller, old)
+    if old.metadata.deleted_at is not None and caller == INTERNAL:
+        stone = ()  # there is one of the person who asked for it
+    values = [
+        *stone,
+        *(SetValue(space, old.uid, None) for space in _OF_A_HOST),
+    ]
     rekey = await find_rekey(centre, old.uid)
     if rekey is not None:
         values += _forget_rekey(old.uid, rekey)
     hardware = old.status.hardware_id
     takes = (Take(gone_counter(hardware), None),) if hardware else ()
     finalizers = old.metadata.finalizers if cluster_of(old) else ()
-    return Ending(finalizers=finalizers, values=tuple(values), takes=takes)
+    return Ending(finalizers=finalizers, values=tuple(values), takes=takes, asked=stone)
+
+
+async def finish_deletion(centre: Centre, host: AnyResource) -> None:
+    """Remove a host whose deletion a person asked for, once nothing holds it. Raises Conflict."""
+    end = await ending(centre, INTERNAL, host)
+    await centre.store.commit(
+        WriteSet(
+            takes=end.takes,
+            deletes=(Delete("Host", host.project, host.name, host.metadata.revision),),
+            values=end.values,
+            events=(event(centre, host, "Deleted", "nothing holds it any more"),),
+            audits=(audit(centre, INTERNAL, "finish-delete", host),),
+        )
+    )
+    centre.live.forget(host.uid)
 
 
 def gone_counter(hardware: str) -> str:
@@ -256,6 +346,13 @@ def pki_code(fingerprint: str) -> str:
     """Eight digits of the key's fingerprint, shown on both sides."""
     short = fingerprint[:8].upper()
     return f"{short[:4]}-{short[4:]}"
+
+
+def _is_meant(waits: str, *, fingerprint: str, code: str) -> bool:
+    plain = code.replace("-", "").replace(" ", "").upper()
+    return (not fingerprint or fingerprint == waits) and (
+        not code or plain == pki_code(waits).replace("-", "")
+    )
 
 
 def _forget_rekey(uid: str, rekey: Rekey) -> tuple[SetValue, ...]:

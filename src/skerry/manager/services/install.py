@@ -2,7 +2,7 @@
 
 curl cannot pin a root by its digest, so the line carries the root itself: it writes it to a file,
 fetches the script with that root only, compares the script's digest, and runs it. The token goes
-by environment; it is never an argument of any program.
+by environment; it is never an argument of any program. So does a proxy, which may hold a password.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from skerry.manager.services.centre import Centre
 SCRIPT_PATH = "/install.sh"
 ARCHIVE_PATH = "/agent/{architecture}/skerry-agent.tar.gz"
 ARCHITECTURES = ("amd64", "arm64")
+
+# curl reads them; what the machine excepts from its own proxy does not count for the manager.
+_USE_PROXY = 'export https_proxy="$SKERRY_PROXY"; unset no_proxy NO_PROXY'
 
 
 def archive_place(architecture: str) -> str:
@@ -48,20 +51,25 @@ def script(centre: Centre) -> bytes:
     )
 
 
-def install_line(centre: Centre, secret: str) -> str:
-    """What a person pastes on the machine, as root or as somebody who may use sudo."""
+def install_line(centre: Centre, secret: str, *, proxy: str = "") -> str:
+    """What a person pastes on the machine, as root or as somebody who may use sudo.
+
+    With `proxy`, line and script fetch through it, and the agent keeps it.
+    """
     wanted = sha256(script(centre)).removeprefix("sha256:")
     root = base64.b64encode("\n".join(centre.keys.authorities).encode()).decode()
     inner = "; ".join(
         (
             "set -e",
+            *([_USE_PROXY] if proxy else ()),
             "d=$(mktemp -d)",
             "trap 'rm -rf \"$d\"' EXIT",
             f'echo {root} | base64 -d > "$d/ca.pem"',
             f'curl -fsS --cacert "$d/ca.pem" -o "$d/install.sh" {centre.url}{SCRIPT_PATH}',
             f'echo "{wanted}  $d/install.sh" | sha256sum -c - > /dev/null',
-            's=; [ "$(id -u)" = 0 ] || s="sudo --preserve-env=SKERRY_TOKEN"',
+            's=; [ "$(id -u)" = 0 ] || s="sudo --preserve-env=SKERRY_TOKEN,SKERRY_PROXY"',
             '$s sh "$d/install.sh"',
         )
     )
-    return f"SKERRY_TOKEN={secret} sh -c {shlex.quote(inner)}"
+    given = f"SKERRY_PROXY={shlex.quote(proxy)} " if proxy else ""
+    return f"SKERRY_TOKEN={secret} {given}sh -c {shlex.quote(inner)}"

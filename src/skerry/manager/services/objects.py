@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from skerry.lib.errors import SkerryError
-from skerry.manager.auth.decide import readable_projects
+from skerry.manager.auth.decide import allowed, readable_projects
 from skerry.manager.services import present, rules
 from skerry.manager.services.admission import check_document
 from skerry.manager.services.centre import Caller, Centre, Contended, audit, event, require
@@ -79,24 +79,26 @@ async def get(centre: Centre, caller: Caller, kind: Kind, project: str, name: st
 
 async def list_objects(centre: Centre, caller: Caller, query: Query) -> Page:
     """Objects that the caller may see; without a project, those of all projects they may see."""
+    page = await centre.store.list(_permitted(caller, query))
+    items = [await present.shown(centre, item) for item in page.items]
+    return Page(tuple(items), page.after, page.revision, page.total)
+
+
+async def tally(centre: Centre, caller: Caller, query: Query, path: str) -> dict[str, int]:
+    """How many objects that the caller may see have which value of an indexed field."""
+    return await centre.store.tally(_permitted(caller, query), path)
+
+
+def _permitted(caller: Caller, query: Query) -> Query:
+    """The query within what the caller may list. Raises NotPermitted."""
     if query.project is None and KINDS[query.kind].scope is Scope.PROJECT:
         projects = readable_projects(caller.principal, "list", query.kind)
         if projects is not None:
             if len(projects) != 1:
                 require(caller, "list", query.kind, "")
-            query = Query(
-                kind=query.kind,
-                project=projects[0],
-                labels=query.labels,
-                fields=query.fields,
-                search=query.search,
-                limit=query.limit,
-                after=query.after,
-            )
+            query = replace(query, project=projects[0])
     require(caller, "list", query.kind, query.project or "")
-    page = await centre.store.list(query)
-    items = [await present.shown(centre, item) for item in page.items]
-    return Page(tuple(items), page.after, page.revision, page.total)
+    return query
 
 
 async def watch(
@@ -128,10 +130,11 @@ async def apply(
     """
     wanted = _admitted(raw, kind, place)
     seen = revision if revision is not None else (wanted.metadata.revision or None)
+    _require_writing(caller, wanted.kind, wanted.project)
     for _ in range(_TRIES):
         old = await _current(centre, wanted)
         require(caller, "update" if old else "create", wanted.kind, wanted.project)
-        _compare(old, wanted, seen)
+        await _compare(centre, old, wanted, seen)
         draft = await _draft(centre, caller, old, wanted)
         result = _result(old, draft)
         if dry_run or (old is not None and not result.changes and not draft.writes):
@@ -159,10 +162,11 @@ async def patch(
     """JSON merge patch (RFC 7396) of labels, annotations and spec."""
     if not isinstance(change, Mapping):
         raise DocumentInvalid("patch", [Problem(path="", message="a patch is a mapping")])
+    require(caller, "update", kind.name, place[0])
     for _ in range(_TRIES):
         old = await centre.store.get(kind.name, *place)
-        require(caller, "update", kind.name, place[0])
-        document = msgspec.to_builtins(old)
+        # As people see it: what is write-only stands there as "keep it".
+        document = msgspec.to_builtins(await present.shown(centre, old))
         merged = merge_patch(
             {
                 "kind": kind.name,
@@ -196,15 +200,16 @@ async def delete(
     `force` ends the waiting, but not before `force_wait_s` after the deletion was asked for.
     Raises DeleteWaits, NotPermitted, DocumentInvalid (others still use it).
     """
+    require(caller, "delete", kind.name, place[0])
     for _ in range(_TRIES):
         old = await centre.store.get(kind.name, *place)
-        require(caller, "delete", kind.name, place[0])
         ending = await rules.ending(centre, caller, old)
         if ending.problems:
             raise DocumentInvalid(f"deletion of {kind.name} {old.name}", ending.problems)
         try:
             if not ending.finalizers or (force and _may_force(centre, caller, old)):
                 await centre.store.commit(_removal(centre, caller, old, ending, force=force))
+                centre.live.forget(old.uid)
                 return None
             if old.metadata.deleted_at is not None and not force:
                 return await present.shown(centre, old)
@@ -219,6 +224,7 @@ async def delete(
             done = await centre.store.commit(
                 WriteSet(
                     puts=(Put(marked, old.metadata.revision),),
+                    values=ending.asked,
                     events=(event(centre, old, "Deleting", f"deletion asked by {caller.name}"),),
                     audits=(audit(centre, caller, "delete", old),),
                 )
@@ -240,6 +246,12 @@ def merge_patch(target: Any, change: Any) -> Any:
         else:
             merged[key] = merge_patch(merged.get(key), value)
     return merged
+
+
+def _require_writing(caller: Caller, kind: str, project: str) -> None:
+    """Before anything is looked up: a refusal must not tell whether an object exists."""
+    if not any(allowed(caller.principal, verb, kind, project) for verb in ("create", "update")):
+        require(caller, "create", kind, project)
 
 
 def _admitted(raw: Any, kind: Kind | None, place: tuple[str, str] | None) -> AnyResource:
@@ -280,12 +292,23 @@ async def _current(centre: Centre, wanted: AnyResource) -> AnyResource | None:
         return None
 
 
-def _compare(old: AnyResource | None, wanted: AnyResource, seen: int | None) -> None:
+async def _compare(
+    centre: Centre, old: AnyResource | None, wanted: AnyResource, seen: int | None
+) -> None:
+    """Raises ChangedMeanwhile when people changed the object since revision `seen`.
+
+    What programs write (the status) moves the revision too, and is nobody's conflict: an object
+    that is being worked on could otherwise hardly be changed.
+    """
     there = old.metadata.revision if old else 0
     if seen is None or seen == there:
         return
     if old is None:
         raise NotFound(f"no {wanted.kind} {wanted.name}", hint="apply without a revision")
+    then = await centre.store.at_revision(old.kind, old.project, old.name, seen)
+    same = then if then is not None and then.uid == old.uid else None
+    if same is not None and present.document(same) == present.document(old):
+        return
     raise ChangedMeanwhile(
         f"{wanted.kind} {wanted.name} has revision {there}, you changed revision {seen}",
         differences(present.document(wanted), present.document(old)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from anyio import to_thread
 
 from skerry.lib.digest import sha256
 from skerry.manager.services import artifacts, stacks
@@ -30,7 +31,8 @@ async def prepare(
     problems += under("spec", variables)
     revision = new_revision(new.name, spec, found)
     if not variables:
-        problems += expanded_problems(revision)
+        # In a thread: a stack of some megabytes takes a second, and everybody else would wait.
+        problems += await to_thread.run_sync(expanded_problems, revision)
     data = revision.encode()
     if len(data) > MAX_REVISION_BYTES:
         problems.append(Problem(path="spec", message=f"is larger than {MAX_REVISION_BYTES} bytes"))
@@ -71,7 +73,7 @@ def expanded_problems(revision: Revision) -> list[Problem]:
                 for item in exc.problems
             ],
         )
-    return stacks.layer_problems(layers)
+    return stacks.layer_problems(layers, types=stacks.artifact_types(revision))
 
 
 async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:

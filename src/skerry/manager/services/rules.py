@@ -167,9 +167,15 @@ async def _end_user(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
         return Ending(
             problems=(Problem(path="metadata.name", message="nobody deletes their own account"),)
         )
-    from skerry.manager.auth.accounts import forget_user
+    from skerry.manager.auth.accounts import forget
 
-    return Ending(values=await forget_user(centre.store, old.name))
+    return Ending(values=await forget(centre.store, f"user:{old.name}"))
+
+
+async def _end_service_account(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
+    from skerry.manager.auth.accounts import forget
+
+    return Ending(values=await forget(centre.store, f"serviceaccount:{old.name}"))
 
 
 async def _lease(
@@ -210,4 +216,5 @@ _END: dict[str, _End] = {
     "Artifact": artifacts.ending,
     "Role": _end_role,
     "User": _end_user,
+    "ServiceAccount": _end_service_account,
 }

@@ -6,36 +6,32 @@ and the conditions of its status.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import yaml
 
+from skerry.lib import plain_yaml
 from skerry.lib.digest import canonical_json, sha256
 from skerry.manager.services import artifacts
 from skerry.manager.services.centre import Centre
 from skerry.manager.store.protocol import NotFound
 from skerry.model.artifact import ArtifactRef
 from skerry.model.kinds import LayerType, ProfileType, ProfileUse
+from skerry.model.meta import NAME_PATTERN
 from skerry.model.problems import Problem, under
 from skerry.model.profile import ResolvedLayer, Revision, decode_revision
+from skerry.model.template import expand, references
 from skerry.plan.desired import DesiredCluster, DesiredLayer
 from skerry.plan.kubernetes import check_values
 
 NETWORK_PROVIDERS = ("routed",)
 KUBERNETES_PROVIDERS = ("kubeadm",)
+# Helm 4, pkg/chart/common/util, ValidateReleaseName.
+MAX_RELEASE_NAME = 53
 _MAX_TEXT = 2 * 1024 * 1024
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Without aliases: a few lines of them can stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # no stubs
-            raise yaml.composer.ComposerError(None, None, "aliases are not supported", mark)
-        return super().compose_node(parent, index)
 
 
 async def load_revisions(
@@ -72,12 +68,22 @@ async def load_revisions(
     return revisions, problems
 
 
-def layer_problems(layers: Sequence[ResolvedLayer], *, path: str = "spec.layers") -> list[Problem]:
-    """What is wrong with expanded layers, each below `path[index]`."""
+def layer_problems(
+    layers: Sequence[ResolvedLayer], *, types: Mapping[str, str], path: str = "spec.layers"
+) -> list[Problem]:
+    """What is wrong with expanded layers, each below `path[index]`.
+
+    `types` are those of the artifacts that there are, by the names that the layers use.
+    """
     problems: list[Problem] = []
     for index, layer in enumerate(layers):
-        problems += under(f"{path}[{index}]", _one_layer(layer))
+        problems += under(f"{path}[{index}]", _one_layer(layer, types))
     return problems
+
+
+def artifact_types(revision: Revision) -> dict[str, str]:
+    """Types of the artifacts that a revision pins, by the names that its layers use."""
+    return {ref.name: ref.type for ref in revision.artifacts}
 
 
 def shape_problems(
@@ -175,7 +181,7 @@ async def desired(
     )
 
 
-def _one_layer(layer: ResolvedLayer) -> list[Problem]:
+def _one_layer(layer: ResolvedLayer, types: Mapping[str, str]) -> list[Problem]:
     problems = [
         Problem(path=field, message=f"is larger than {_MAX_TEXT} characters")
         for field in ("values", "manifests")
@@ -205,7 +211,87 @@ def _one_layer(layer: ResolvedLayer) -> list[Problem]:
                     Problem(path="manifests", message="is empty, and so is chart", hint="give one")
                 )
     problems += _manifest_problems(layer.manifests)
+    problems += _artifact_problems(layer, types)
+    namespace = expand(layer.namespace, dict.fromkeys(references(layer.namespace), "later"))
+    if namespace and re.fullmatch(NAME_PATTERN.strip("^$"), namespace) is None:
+        problems.append(
+            Problem(
+                path="namespace",
+                message=f"{layer.namespace[:80]!r} is not the name of a namespace",
+                hint="lower case letters, digits and hyphens, at most 63",
+            )
+        )
+    if layer.chart:
+        problems += _chart_problems(layer, types)
     return problems
+
+
+def _artifact_problems(layer: ResolvedLayer, types: Mapping[str, str]) -> list[Problem]:
+    """Artifacts that no layer can use, and charts that this one would only carry around."""
+    problems: list[Problem] = []
+    for index, name in enumerate(layer.artifacts):
+        found = types.get(name)
+        if found == "chart" and name != layer.chart:
+            message, hint = f"{name!r} is a chart that is not used", f"write chart: {name}"
+        elif found in (None, "chart", "images"):
+            continue
+        else:
+            message, hint = f"{name!r} is of type {found}", "a layer uses images and charts"
+        problems.append(Problem(path=f"artifacts[{index}]", message=message, hint=hint))
+    return problems
+
+
+def _chart_problems(layer: ResolvedLayer, types: Mapping[str, str]) -> list[Problem]:
+    problems: list[Problem] = []
+    if layer.type in (LayerType.KUBERNETES, LayerType.OS):
+        message = f"a layer of type {layer.type.value} takes no chart"
+        return [Problem(path="chart", message=message, hint="use a layer of type addon")]
+    if layer.chart not in layer.artifacts:
+        there = ", ".join(item for item in layer.artifacts if types.get(item) == "chart")
+        problems.append(
+            Problem(
+                path="chart",
+                message=f"{layer.chart[:80]!r} is not among the layer's artifacts",
+                hint=f"one of: {there}" if there else f"add {layer.chart[:80]} to artifacts",
+            )
+        )
+    elif types.get(layer.chart, "chart") != "chart":
+        problems.append(
+            Problem(
+                path="chart",
+                message=f"artifact {layer.chart!r} is of type {types[layer.chart]}, wanted chart",
+                hint="make one with 'skerry release build chart'",
+            )
+        )
+    if layer.manifests.strip():
+        message = "cannot be beside a chart"
+        hint = "put them into a layer of their own"
+        problems.append(Problem(path="manifests", message=message, hint=hint))
+    if layer.provider:
+        message = f"{layer.provider!r} cannot be beside a chart"
+        problems.append(Problem(path="provider", message=message, hint="remove one of them"))
+    if len(layer.name) > MAX_RELEASE_NAME:
+        problems.append(
+            Problem(
+                path="name",
+                message=f"has {len(layer.name)} characters, the name of a Helm release at most"
+                f" {MAX_RELEASE_NAME}",
+                hint="rename the layer",
+            )
+        )
+    return problems + _chart_values_problems(layer)
+
+
+def _chart_values_problems(layer: ResolvedLayer) -> list[Problem]:
+    # What only a host knows is a plain word as far as this check goes.
+    text = expand(layer.values, dict.fromkeys(references(layer.values), "known-later"))
+    try:
+        values = _mapping(text)
+    except yaml.YAMLError as exc:
+        return [Problem(path="values", message=f"is not YAML: {_first_line(exc)}")]
+    if not isinstance(values, Mapping):
+        return [Problem(path="values", message="must be a mapping")]
+    return []
 
 
 def _kubernetes_layer(layer: ResolvedLayer) -> list[Problem]:
@@ -260,7 +346,7 @@ def _manifest_problems(text: str) -> list[Problem]:
         return []
     problems: list[Problem] = []
     try:
-        for index, item in enumerate(yaml.load_all(text, Loader=_PlainLoader)):
+        for index, item in enumerate(plain_yaml.load_all(text)):
             if item is None:
                 continue
             if not isinstance(item, Mapping) or not item.get("apiVersion") or not item.get("kind"):
@@ -277,9 +363,12 @@ def _manifest_problems(text: str) -> list[Problem]:
 
 
 def _mapping(text: str) -> Any:
-    loaded = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe loader
+    loaded = plain_yaml.load(text)
     # Dates and the like become text, as they would in JSON.
-    return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
+    try:
+        return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
+    except (TypeError, ValueError, msgspec.MsgspecError) as exc:
+        raise yaml.YAMLError(f"is no plain data: {exc}") from exc
 
 
 def _first_line(exc: yaml.YAMLError) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import anyio
 import msgspec
 
-from skerry.manager.services import assignments, hosts
+from skerry.manager.services import assignments, hosts, restored
 from skerry.manager.services.centre import Centre, Contended
 from skerry.manager.store.protocol import AnyResource, Conflict, Event, Put, SetValue, WriteSet
 from skerry.model.kinds import DesiredMark, HostStatus
@@ -57,16 +57,19 @@ async def _take(centre: Centre, host: AnyResource, request: SyncRequest, counter
         issued = await assignments.current(centre, host.uid)
         status = _status(host.status, request, issued)
         events, through = await _events(centre, host, request.events)
-        floor = _floor(host, request, issued)
+        kept = (
+            *await _floor(centre, host, request, issued),
+            *await restored.learned(centre, host, request),
+        )
         labels = _labels(host, request.report)
-        if status == host.status and labels == host.metadata.labels and not events and not floor:
+        if status == host.status and labels == host.metadata.labels and not events and not kept:
             return _Taken(host, through)
         new = msgspec.structs.replace(
             host,
             metadata=msgspec.structs.replace(host.metadata, labels=labels),
             status=msgspec.structs.replace(status, counter=counter),
         )
-        values = list(floor)
+        values = list(kept)
         if events:
             values.append(SetValue(SEQUENCES, host.uid, str(through).encode()))
         try:
@@ -126,15 +129,22 @@ def _labels(host: AnyResource, report: HostReport | None) -> dict[str, str]:
     return merge(labels, before=host.status.own_labels, now=own)
 
 
-def _floor(
-    host: AnyResource, request: SyncRequest, issued: assignments.Issued | None
+async def _floor(
+    centre: Centre, host: AnyResource, request: SyncRequest, issued: assignments.Issued | None
 ) -> tuple[SetValue, ...]:
-    """A host ahead of us was told more by the manager that this one was restored from."""
-    if request.have_epoch <= (issued.epoch if issued else 0):
+    """A host ahead of us was told more by the manager that this one was restored from.
+
+    So was one that has our epoch with another content: it would refuse ours.
+    """
+    epoch, digest = (issued.epoch, issued.digest) if issued else (0, "")
+    other = request.have_epoch == epoch and request.have_digest != digest
+    if request.have_epoch < epoch or not (other or request.have_epoch > epoch):
         return ()
     if request.have_epoch > 2**53:
         return ()
     text = str(request.have_epoch).encode()
+    if await centre.store.value(assignments.FLOORS, host.uid) == text:
+        return ()
     return (SetValue(assignments.FLOORS, host.uid, text),)
 
 
@@ -173,7 +183,7 @@ async def _answer(
     issued = await assignments.current(centre, taken.host.uid)
     status: HostStatus = taken.host.status
     offer = None
-    if issued is not None and issued.epoch >= request.have_epoch:
+    if issued is not None and issued.epoch >= request.have_epoch and centre.live.restored is None:
         same = (issued.epoch, issued.digest) == (request.have_epoch, request.have_digest)
         offer = None if same else issued.envelope
     settled = issued is not None and status.acknowledged.digest == issued.digest

@@ -25,6 +25,10 @@ from skerry.model.labels import check_labels
 from skerry.model.problems import Problem
 
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+# Name or address, port, and perhaps a user with a password (percent-encoded).
+_PROXY = re.compile(
+    r"https?://([A-Za-z0-9._~%-]+(:[A-Za-z0-9._~%-]*)?@)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?/?"
+)
 _JUNK = re.compile(
     r"(0+|f+|x+|none|n/?a|unknown|default( string)?|not (specified|applicable|available|set).*"
     r"|to be filled.*|(system|chassis) serial number|serial|0?123456789.*|empty|-+|\.+)",
@@ -60,6 +64,14 @@ async def prepare_token(
                     hint="write it as 192.0.2.0/24",
                 )
             )
+    if spec.proxy and _PROXY.fullmatch(spec.proxy) is None:
+        problems.append(
+            Problem(
+                path="spec.proxy",
+                message="is not the address of an HTTP proxy",
+                hint="write it as http://proxy.example:3128",
+            )
+        )
     now = centre.clock.now()
     if spec.expires_at is None:
         expires = old.spec.expires_at if old else now + timedelta(hours=centre.settings.token_hours)
@@ -79,7 +91,8 @@ async def prepare_token(
     new = msgspec.structs.replace(
         new, status=msgspec.structs.replace(new.status, secret_hash=hash_secret(secret))
     )
-    return Draft(new, once={"secret": secret, "install": install.install_line(centre, secret)})
+    line = install.install_line(centre, secret, proxy=spec.proxy)
+    return Draft(new, once={"secret": secret, "install": line})
 
 
 async def revoke(centre: Centre, caller: Caller, project: str, name: str) -> AnyResource:

@@ -3,6 +3,9 @@
 A backup is one SQLite file with the store's own tables, whatever back end wrote it, so it can be
 restored into either and moves a manager from one to the other. A store that holds anything is
 never overwritten.
+
+What comes back is marked as restored, so that its manager only observes until a person confirms,
+and is without sessions: who signed out after the backup stays signed out.
 """
 
 from __future__ import annotations
@@ -10,38 +13,54 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import msgspec
 from sqlalchemy import Table, bindparam, delete, func, insert, select
 
+from skerry.lib.clock import Clock, SystemClock
 from skerry.lib.errors import SkerryError
+from skerry.manager.store import statements as sql
 from skerry.manager.store.errors import StoreUnavailable
 from skerry.manager.store.opening import open_database, parse_url, sqlite_path
-from skerry.manager.store.sqlite import copy_database, migrate_file, unavailable
+from skerry.manager.store.sqlite import copy_database, drive, migrate_file, unavailable
 from skerry.manager.store.steps import Call, Statement, Steps
-from skerry.manager.store.tables import METADATA, OBJECTS, SEQUENCES
+from skerry.manager.store.tables import METADATA, OBJECTS, SEQUENCES, VALUES
+from skerry.model.meta import Record
 
 _ROWS = 1000
+RESTORED_SPACE = "manager"
+RESTORED_KEY = "restored"
+SESSION_SPACE = "session"
+
+
+class RestoreMark(Record, frozen=True, kw_only=True):
+    """Kept in a store that came from a backup: when, and from what."""
+
+    at: datetime
+    source: str
 
 
 class BackupRefused(SkerryError):
     """The file is not a sound backup, or the place to restore to is not empty."""
 
 
-async def restore(path: str, url: str) -> None:
+async def restore(path: str, url: str, *, clock: Clock | None = None) -> None:
     """Fill the empty store at `url` from a backup; nothing changes when it fails.
 
     Raises BackupRefused, StoreUnavailable, StoreTooNew.
     """
     parsed = parse_url(url)
+    mark = RestoreMark(at=(clock or SystemClock()).now(), source=f"backup {Path(path).name}")
     if parsed.get_backend_name() == "sqlite":
-        await anyio.to_thread.run_sync(_restore_file, Path(path), sqlite_path(parsed))
+        await anyio.to_thread.run_sync(_restore_file, Path(path), sqlite_path(parsed), mark)
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "backup.db"
-        await anyio.to_thread.run_sync(_checked_copy, Path(path), copy)
+        await anyio.to_thread.run_sync(_checked_copy, Path(path), copy, mark)
         database = await open_database(url)
         try:
             with closing(sqlite3.connect(copy, check_same_thread=False)) as source:
@@ -50,7 +69,7 @@ async def restore(path: str, url: str) -> None:
             await database.close()
 
 
-def _restore_file(backup: Path, target: Path) -> None:
+def _restore_file(backup: Path, target: Path, mark: RestoreMark) -> None:
     # An existing file is refused even when empty of objects: a running manager may hold it open.
     # A write-ahead log left beside it would be played into the restored file.
     for path in (target, target.with_name(target.name + "-wal")):
@@ -58,11 +77,11 @@ def _restore_file(backup: Path, target: Path) -> None:
             raise BackupRefused(
                 f"{path} exists", hint="stop the manager and move the database and its -wal away"
             )
-    _checked_copy(backup, target)
+    _checked_copy(backup, target, mark)
 
 
-def _checked_copy(backup: Path, target: Path) -> None:
-    """A copy with the newest schema, beside which nothing is left when the backup is bad."""
+def _checked_copy(backup: Path, target: Path, mark: RestoreMark) -> None:
+    """A marked copy with the newest schema; nothing is left beside it when the backup is bad."""
     if not backup.is_file():
         raise BackupRefused(f"there is no backup {backup}")
     staged = target.with_name(target.name + ".restoring")
@@ -71,7 +90,8 @@ def _checked_copy(backup: Path, target: Path) -> None:
             _check(source, backup)
             copy_database(source, staged)
         migrate_file(staged)
-        with closing(sqlite3.connect(staged)) as migrated:
+        with closing(sqlite3.connect(staged, isolation_level=None)) as migrated:
+            drive(migrated, _mark(mark))
             copy_database(migrated, target)
     except (sqlite3.Error, OSError) as exc:
         raise unavailable(backup, exc) from exc
@@ -90,6 +110,20 @@ def _check(source: sqlite3.Connection, backup: Path) -> None:
         raise BackupRefused(f"{backup} is not a backup of skerry: {exc}") from exc
     if problems != ["ok"]:
         raise BackupRefused(f"the backup {backup} is damaged: {problems[0]}")
+
+
+def _mark(mark: RestoreMark) -> Steps[None]:
+    sessions = delete(VALUES).where(VALUES.c.space == bindparam("sessions"))
+    yield Call(Statement(sessions), {"sessions": SESSION_SPACE})
+    yield Call(
+        sql.VALUE_SET,
+        {
+            "space": RESTORED_SPACE,
+            "key": RESTORED_KEY,
+            "value": msgspec.json.encode(mark),
+            "expires_at": None,
+        },
+    )
 
 
 def _fill(source: sqlite3.Connection, *, url: str) -> Steps[None]:

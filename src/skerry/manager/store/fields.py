@@ -1,13 +1,15 @@
 """Fields by their dotted path in the JSON document ("status.phase"), as text.
 
 `INDEXED` lists the fields that are looked up often; they are kept as terms beside the objects and
-found without reading bodies. Every other field is compared by decoding. A list stands for its
-items (one match is enough), an absent value for the empty text.
+found without reading bodies. `DERIVED` are fields that no document holds: they are computed when an
+object is written. Every other field is compared by decoding. A list stands for its items (one match
+is enough), an absent value for the empty text.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +21,8 @@ from skerry.lib.errors import SkerryError
 from skerry.manager.store.codec import kind_of
 from skerry.manager.store.protocol import AnyResource
 from skerry.model.meta import Metadata
+from skerry.model.reasons import REASONS
+from skerry.model.standing import cause_of, standing
 
 INDEXED: dict[str, tuple[str, ...]] = {
     "Artifact": ("spec.digest", "spec.type", "status.blobs"),
@@ -36,6 +40,10 @@ INDEXED: dict[str, tuple[str, ...]] = {
     "HostClaim": ("spec.hostId", "spec.mac", "spec.pairingKeyHash", "spec.serial"),
     "RegistrationToken": ("status.secretHash",),
     "RoleBinding": ("spec.role", "spec.subjects"),
+}
+
+DERIVED: dict[str, dict[str, Callable[[AnyResource], str]]] = {
+    "Host": {"standing": standing, "reason": lambda host: cause_of(host).reason},
 }
 
 LABEL = "label:"
@@ -67,7 +75,8 @@ def find_field(kind: str, path: str) -> FieldPath:
     row = kind_of(kind)
     part = {"metadata": Metadata, "spec": row.spec, "status": row.status}.get(head)
     if part is None:
-        raise _no_field(kind, path, ("metadata", "spec", "status"))
+        known = ("metadata", "spec", "status", *DERIVED.get(kind, ()))
+        raise _no_field(kind, path, known)
     names = [head]
     at: msgspec.inspect.Type = msgspec.inspect.type_info(part)
     segments = rest.split(".") if rest else []
@@ -92,12 +101,25 @@ def terms_of(resource: AnyResource) -> set[Term]:
     for path in INDEXED.get(resource.kind, ()):
         field = find_field(resource.kind, path)
         terms.update((path, term_value(text)) for text in field.texts(resource))
+    for path, compute in DERIVED.get(resource.kind, {}).items():
+        terms.add((path, compute(resource)))
     return terms
 
 
+def is_indexed(kind: str, path: str) -> bool:
+    """Whether terms hold this field."""
+    return path in INDEXED.get(kind, ()) or path in DERIVED.get(kind, ())
+
+
 def index_mark() -> str:
-    """Changes whenever `INDEXED` does, so that a store knows to index again."""
-    return hashlib.sha256(msgspec.json.encode(INDEXED, order="sorted")).hexdigest()
+    """Changes whenever what terms hold does, so that a store knows to index again.
+
+    Derived fields follow the table of reasons.
+    """
+    derived = {kind: sorted(paths) for kind, paths in DERIVED.items()}
+    ranks = [(row.name, row.severity, row.rank) for row in REASONS.values()]
+    whole = msgspec.json.encode([INDEXED, derived, ranks], order="sorted")
+    return hashlib.sha256(whole).hexdigest()
 
 
 def term_value(text: str) -> str:

@@ -117,7 +117,11 @@ class PostgresDatabase:
             asyncio.run(self._copy_into(target))
 
     async def _copy_into(self, target: Path) -> None:
-        connection = await asyncpg.connect(self._dsn, timeout=self._timeout_s)
+        # pyright reads asyncpg's default of 60 as "whole numbers only"; any number will do.
+        connection = await asyncpg.connect(
+            self._dsn,
+            timeout=self._timeout_s,  # pyright: ignore[reportArgumentType]
+        )
         try:
             with new_file(target) as path:
                 migrate_file(path)
@@ -225,7 +229,11 @@ async def open_postgres(url: URL, *, timeout_s: float) -> PostgresDatabase:
 async def _migrate(dsn: str, shown: str, timeout_s: float) -> None:
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=partial(asyncpg.connect, dsn, timeout=timeout_s),
+        async_creator=partial(
+            asyncpg.connect,
+            dsn,
+            timeout=timeout_s,  # pyright: ignore[reportArgumentType]  # see above
+        ),
         poolclass=NullPool,
     )
     try:

@@ -189,7 +189,17 @@ class Store(Protocol):
         """Raises NotFound."""
         ...
 
+    async def at_revision(
+        self, kind: str, project: str, name: str, revision: int
+    ) -> AnyResource | None:
+        """The object as it was written at this revision, or None when that is not kept."""
+        ...
+
     async def list(self, query: Query) -> Page: ...
+
+    async def tally(self, query: Query, path: str) -> dict[str, int]:
+        """How many objects of a query have which value of an indexed field."""
+        ...
 
     async def commit(self, writes: WriteSet) -> Committed:
         """Durable when it returns. Raises Conflict, NotFound, LimitReached."""
@@ -215,6 +225,10 @@ class Store(Protocol):
 
     async def audits(self, *, after: int = 0, limit: int = 1000) -> Sequence[StoredAudit]:
         """Oldest first, above sequence `after`."""
+        ...
+
+    async def audit_head(self) -> tuple[int, str]:
+        """Sequence and hash of the last audit record; (0, "") when there is none."""
         ...
 
     async def backup(self, path: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, and_, exists, func, or_, select, tuple_
@@ -17,7 +18,7 @@ from sqlalchemy import literal as literal_
 from skerry.lib.errors import SkerryError
 from skerry.manager.store import statements as sql
 from skerry.manager.store.codec import decode, from_micros, kind_of, micros
-from skerry.manager.store.fields import INDEXED, LABEL, FieldPath, find_field, term_value
+from skerry.manager.store.fields import LABEL, FieldPath, find_field, is_indexed, term_value
 from skerry.manager.store.protocol import (
     AnyResource,
     Audit,
@@ -85,6 +86,9 @@ def values(space: str, now: datetime) -> Steps[dict[str, bytes]]:
 
 # -- list --------------------------------------------------------------------------------------
 
+# The same few lists are asked for again and again, and building one takes longer than running it.
+_PREPARED = 128
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -106,20 +110,62 @@ class _Plan:
 
 def page(query: Query) -> Steps[Page]:
     """Raises SkerryError for an unknown kind or field, a bad selector or a bad `after`."""
-    plan = _plan(query)
     limit = min(max(query.limit, 0), MAX_LIMIT)
     start = _position(query.after)
+    prepared = _prepare(
+        query.kind,
+        query.project,
+        query.labels,
+        tuple(query.fields.items()),
+        query.search,
+        start,
+        limit,
+    )
+    plan = prepared.plan
     revision = yield from sequence("revision")
     if plan.scans:
         items, more, total = yield from _scan(query.kind, plan, start, limit)
     else:
-        count = select(func.count()).select_from(OBJECTS).where(*plan.where)
-        total = (yield Call(Statement(count)))[0][0]
-        rows = (yield _fetch(plan, start, limit + 1)) if limit else ()
+        total = (yield prepared.count)[0][0]
+        rows = (yield prepared.fetch) if limit else ()
         items = [decode(query.kind, body) for _project, _name, body in rows[:limit]]
         more = len(rows) > limit
     after = f"{items[-1].project}/{items[-1].name}" if more and items else ""
     return Page(items=tuple(items), after=after, revision=revision, total=total)
+
+
+def tally(query: Query, path: str) -> Steps[dict[str, int]]:
+    """How many objects of a query have which value of an indexed field; `limit` and `after` do not
+    matter. Raises SkerryError for what terms cannot answer."""
+    fields = tuple(query.fields.items())
+    rows = yield _prepare_tally(query.kind, query.project, query.labels, fields, query.search, path)
+    return {str(value): int(count) for value, count in rows}
+
+
+@lru_cache(maxsize=_PREPARED)
+def _prepare_tally(
+    kind: str,
+    project: str | None,
+    labels: str,
+    fields: tuple[tuple[str, str], ...],
+    search: str,
+    path: str,
+) -> Call:
+    plan = _plan(kind, project, labels, fields, search)
+    if plan.scans or not is_indexed(kind, path):
+        raise SkerryError(f"{kind} cannot be counted by {path!r} here")
+    where = _terms_of(kind, project, path)
+    if labels or fields or search:
+        chosen = select(_o.project, _o.name).where(*plan.where)
+        where.append(tuple_(_t.project, _t.name).in_(chosen))
+    return Call(Statement(select(_t.value, func.count()).where(*where).group_by(_t.value)))
+
+
+def _terms_of(kind: str, project: str | None, path: str) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = [_t.kind == kind, _t.path == path]
+    if project is not None:
+        where.append(_t.project == project)
+    return where
 
 
 def _scan(
@@ -152,37 +198,78 @@ def _fetch(plan: _Plan, after: tuple[str, str] | None, limit: int) -> Call:
     return Call(Statement(statement.order_by(_o.project, _o.name).limit(limit)))
 
 
-def _plan(query: Query) -> _Plan:
-    kind_of(query.kind)
-    where: list[ColumnElement[bool]] = [_o.kind == query.kind]
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A plan with its two questions; their text is made once, with the first answer."""
+
+    plan: _Plan
+    count: Call
+    fetch: Call
+
+
+@lru_cache(maxsize=_PREPARED)
+def _prepare(
+    kind: str,
+    project: str | None,
+    labels: str,
+    fields: tuple[tuple[str, str], ...],
+    search: str,
+    start: tuple[str, str] | None,
+    limit: int,
+) -> _Prepared:
+    plan = _plan(kind, project, labels, fields, search)
+    count = select(func.count()).select_from(OBJECTS).where(*plan.where)
+    if len(fields) == 1 and is_indexed(kind, fields[0][0]) and not labels and not search:
+        # One indexed field alone is counted in the index of terms, without its objects.
+        path, value = fields[0]
+        alone = [*_terms_of(kind, project, path), _t.value == term_value(value)]
+        count = select(func.count()).select_from(TERMS).where(*alone)
+    return _Prepared(plan, Call(Statement(count)), _fetch(plan, start, limit + 1))
+
+
+def _plan(
+    kind: str,
+    project: str | None,
+    labels: str,
+    wanted_fields: tuple[tuple[str, str], ...],
+    search: str,
+) -> _Plan:
+    kind_of(kind)
+    where: list[ColumnElement[bool]] = [_o.kind == kind]
     fields = []
     requirements = []
-    if query.project is not None:
-        where.append(_o.project == query.project)
-    for requirement in parse_selector(query.labels).requirements:
+    if project is not None:
+        where.append(_o.project == project)
+    for requirement in parse_selector(labels).requirements:
         if requirement.operator in (Operator.GREATER, Operator.LESS):
-            where.append(_has_term(query.kind, LABEL + requirement.key))
+            where.append(_has_term(kind, LABEL + requirement.key))
             requirements.append(requirement)
         else:
-            where.append(_label_condition(query.kind, requirement))
-    for path, wanted in query.fields.items():
+            where.append(_label_condition(kind, requirement))
+    for path, wanted in wanted_fields:
         if path in _COLUMNS:
             where.append(_COLUMNS[path] == wanted)
             continue
-        field = find_field(query.kind, path)
-        if path in INDEXED.get(query.kind, ()):
-            where.append(_has_term(query.kind, path, (wanted,)))
+        if is_indexed(kind, path):
+            where.append(_has_term(kind, path, (wanted,)))
         else:
-            fields.append((field, wanted))
-    if query.search:
-        where.append(_found_by(query.search))
+            fields.append((find_field(kind, path), wanted))
+    if search:
+        where.append(_found_by(search))
     return _Plan(tuple(where), tuple(fields), tuple(requirements))
 
 
 def _label_condition(kind: str, requirement: Requirement) -> ColumnElement[bool]:
-    found = _has_term(kind, LABEL + requirement.key, requirement.values)
-    negative = requirement.operator in (Operator.NOT_IN, Operator.NOT_EXISTS)
-    return ~found if negative else found
+    path = LABEL + requirement.key
+    if requirement.operator in (Operator.NOT_IN, Operator.NOT_EXISTS):
+        # Asked per object: SQLite reads the whole subquery for every row of a NOT IN over two
+        # columns, which takes minutes in a large fleet.
+        condition = _t.path == path
+        if requirement.values:
+            wanted = [term_value(text) for text in requirement.values]
+            condition = and_(condition, _t.value.in_(wanted))
+        return ~_term_exists(condition)
+    return _has_term(kind, path, requirement.values)
 
 
 def _has_term(kind: str, path: str, among: Sequence[str] = ()) -> ColumnElement[bool]:
@@ -257,6 +344,13 @@ def changes(kinds: Sequence[str], since: int, limit: int = 500) -> Steps[Batch]:
     return Batch(found, upto=found[-1].revision if len(found) == limit else revision)
 
 
+def at_revision(kind: str, project: str, name: str, revision: int) -> Steps[AnyResource | None]:
+    """The object as it was written at this revision; None when that is not kept, or not its own."""
+    values = {"revision": revision, "kind": kind, "project": project, "name": name}
+    rows = yield Call(sql.CHANGE, values)
+    return decode(kind, rows[0][0]) if rows else None
+
+
 def events(
     kind: str, project: str, name: str, limit: int, after: int
 ) -> Steps[Sequence[StoredEvent]]:
@@ -271,6 +365,13 @@ def events(
     rows = yield Call(Statement(statement))
     names = [column.name for column in EVENTS.columns]
     return [StoredEvent(sequence=row[0], event=Event(**_record(names, row))) for row in rows]
+
+
+def audit_head() -> Steps[tuple[int, str]]:
+    """Sequence and hash of the last record; (0, "") when there is none."""
+    last = yield from sequence("audit")
+    rows = yield Call(sql.AUDIT_HASH, {"sequence": last})
+    return (last, str(rows[0][0])) if rows else (0, "")
 
 
 def audits(after: int, limit: int) -> Steps[Sequence[StoredAudit]]:

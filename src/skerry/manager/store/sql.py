@@ -80,9 +80,19 @@ class SqlStore:
         """Raises NotFound."""
         return await self.database.read(reading.get_by_uid(kind, uid))
 
+    async def at_revision(
+        self, kind: str, project: str, name: str, revision: int
+    ) -> AnyResource | None:
+        """None when that change is not kept."""
+        return await self.database.read(reading.at_revision(kind, project, name, revision))
+
     async def list(self, query: Query) -> Page:
         """Raises SkerryError for an unknown kind or field and for a bad selector."""
         return await self.database.read(reading.page(query))
+
+    async def tally(self, query: Query, path: str) -> dict[str, int]:
+        """Raises SkerryError for a field that is not indexed."""
+        return await self.database.read(reading.tally(query, path))
 
     async def commit(self, writes: WriteSet) -> Committed:
         """Durable when it returns. Raises Conflict, NotFound, LimitReached."""
@@ -129,6 +139,10 @@ class SqlStore:
     async def audits(self, *, after: int = 0, limit: int = 1000) -> Sequence[StoredAudit]:
         """Oldest first, above sequence `after`."""
         return await self.database.read(reading.audits(after, limit))
+
+    async def audit_head(self) -> tuple[int, str]:
+        """Sequence and hash of the last audit record; (0, "") when there is none."""
+        return await self.database.read(reading.audit_head())
 
     async def backup(self, path: str) -> None:
         """A consistent copy into a file, while running."""

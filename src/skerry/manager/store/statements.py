@@ -116,6 +116,15 @@ TERMS_CLEAR = Statement(delete(TERMS))
 CHANGE_ADD = Statement(
     insert(CHANGES).values({column.name: bindparam(column.name) for column in CHANGES.columns})
 )
+CHANGE = Statement(
+    select(_c.body).where(
+        _c.revision == bindparam("revision"),
+        _c.kind == bindparam("kind"),
+        _c.project == bindparam("project"),
+        _c.name == bindparam("name"),
+        _c.deleted == 0,
+    )
+)
 CHANGES_PRUNE = Statement(delete(CHANGES).where(_c.revision <= bindparam("to")))
 
 # -- values ------------------------------------------------------------------------------------

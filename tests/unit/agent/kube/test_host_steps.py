@@ -303,6 +303,20 @@ async def test_a_gate_names_what_was_missing_last(host) -> None:
         await host.engine.perform(do.GateControlPlane(version="1.36.3", gate_limit_s=3), None)
 
 
+async def test_a_control_plane_without_its_kubelet_is_the_kubelet_s_trouble(host) -> None:
+    host.remember()
+    manifest = {"spec": {"containers": [{"image": "registry.k8s.io/x:v1.36.3"}]}}
+    for name in places.CONTROL_PLANE:
+        host.root.write(places.manifest(name), yaml.safe_dump(manifest).encode())
+    host.runner.fail("systemctl", "is-active")
+    host.runner.answer("journalctl", stdout="could not restore state from checkpoint\n")
+
+    with pytest.raises(EngineFailed, match="could not restore state") as caught:
+        await gate.control_plane(host.doors, version="1.36.3", limit_s=3)
+
+    assert caught.value.reason == "KubeletNotReady"
+
+
 async def test_a_kubelet_that_starts_again_and_again_does_not_pass(host) -> None:
     host.remember()
     node = {
@@ -323,6 +337,22 @@ async def test_a_kubelet_that_starts_again_and_again_does_not_pass(host) -> None
         await gate.node(host.doors, version="1.36.3", limit_s=20, settle_s=2)
 
     assert caught.value.reason == "KubeletNotReady"
+
+
+async def test_a_look_at_the_node_without_settling_asks_the_api_once(host) -> None:
+    host.remember()
+    node = {
+        "status": {
+            "nodeInfo": {"kubeletVersion": "v1.36.3"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+    host.runner.answer(f"{places.LINKS}/kubectl", stdout=json.dumps(node))
+
+    await gate.node(host.doors, version="1.36.3", limit_s=0, settle_s=0)
+
+    asked = [argv for argv in host.runner.calls if "node" in argv]
+    assert len(asked) == 1
 
 
 async def test_reset_removes_what_the_cluster_made_and_leaves_the_rest(host) -> None:

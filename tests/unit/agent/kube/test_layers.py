@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import yaml
 
-from skerry.agent.kube import layers, places
+from skerry.agent.kube import inventory, layers, places
 from skerry.lib.digest import sha256
 from skerry.lib.proc import Result
 from skerry.model.kinds import LayerType
@@ -55,7 +55,8 @@ async def test_objects_are_applied_server_side_with_the_layers_label(host) -> No
 
     await apply(host, a_layer("web", DEPLOYMENT, namespace="shop"))
 
-    (call,) = host.kubectl_calls()
+    asked, call = host.kubectl_calls()
+    assert asked == "get namespace shop --ignore-not-found -o json"
     assert "apply --server-side --force-conflicts --field-manager skerry" in call
     objects = list(yaml.safe_load_all(host.runner.inputs[-1]))
     assert [item["kind"] for item in objects] == ["Namespace", "Deployment"]
@@ -81,7 +82,7 @@ async def test_a_layer_that_is_gone_takes_its_objects_and_its_namespace_last(hos
     deleted = [call for call in host.kubectl_calls() if "delete" in call]
     assert "Deployment.v1.apps web" in deleted[0]
     assert "Namespace shop" in deleted[1]
-    assert layers.inventories(host.doors) == []
+    assert inventory.inventories(host.doors) == []
 
 
 async def test_an_object_is_known_before_it_is_made_so_a_crash_forgets_none(host) -> None:
@@ -90,7 +91,9 @@ async def test_an_object_is_known_before_it_is_made_so_a_crash_forgets_none(host
     host.runner.answer_with(
         f"{places.LINKS}/kubectl",
         answer=lambda argv: (
-            seen.append(len(layers.inventories(host.doors)[0].objects)) if "apply" in argv else None
+            seen.append(len(inventory.inventories(host.doors)[0].objects))
+            if "apply" in argv
+            else None
         ),
     )
 
@@ -120,6 +123,38 @@ async def test_a_layer_the_api_refuses_is_remembered_and_tried_again_later(host)
     assert "good" in now
 
 
+async def test_a_secret_that_kubectl_quotes_is_not_in_the_message(host) -> None:
+    host.remember()
+    told = 'Invalid value: "hunter2-hunter2"'
+    host.runner.answer_with(
+        f"{places.LINKS}/kubectl",
+        answer=lambda argv: Result(argv, 1, "", told) if "apply" in argv else None,
+    )
+    layer = a_layer("web", DEPLOYMENT)
+    cluster = host.cluster(layers=(layer,), hidden=("hunter2-hunter2",))
+
+    await host.engine.perform(do.ApplyLayer(name="web", digest=layer.digest), cluster)
+
+    (found,) = inventory.inventories(host.doors)
+    assert found.error.endswith('Invalid value: "***"')
+
+
+async def test_a_namespace_that_was_there_before_stays(host) -> None:
+    host.remember()
+    host.runner.answer_with(
+        f"{places.LINKS}/kubectl",
+        answer=lambda argv: (
+            Result(argv, 0, '{"metadata": {"name": "shop"}}', "") if "namespace" in argv else None
+        ),
+    )
+    await apply(host, a_layer("web", SERVICE, namespace="shop"))
+
+    await host.engine.perform(do.PruneLayer(name="web"), None)
+
+    deleted = [call for call in host.kubectl_calls() if " delete " in f" {call}"]
+    assert deleted == ["--namespace shop delete Service web --ignore-not-found --wait=false"]
+
+
 @pytest.mark.parametrize(
     ("manifests", "told"),
     [
@@ -135,7 +170,7 @@ async def test_manifests_that_are_none_are_said_and_nothing_is_applied(
 
     await apply(host, a_layer("web", manifests))
 
-    assert told in layers.inventories(host.doors)[0].error
+    assert told in inventory.inventories(host.doors)[0].error
     assert host.kubectl_calls() == []
 
 
@@ -169,7 +204,7 @@ async def test_a_pods_own_reason_and_image_are_told(host) -> None:
             "containerStatuses": [
                 {
                     "image": "registry.example/none:1",
-                    "state": {"waiting": {"reason": "ImagePullBackOff"}},
+                    "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}},
                 }
             ]
         }
@@ -179,7 +214,11 @@ async def test_a_pods_own_reason_and_image_are_told(host) -> None:
 
     (layer,) = await layers.observe(host.doors)
 
-    assert "ImagePullBackOff of image registry.example/none:1" in layer.message
+    assert layer.message == (
+        "Deployment web has 0 of 1 pods ready: image registry.example/none:1 cannot be pulled:"
+        " registry registry.example does not have it"
+    )
+    assert layer.reason == "ImagePullFailed"
 
 
 async def test_a_workload_that_someone_deleted_is_asked_for_again(host) -> None:
