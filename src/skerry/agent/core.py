@@ -68,7 +68,8 @@ async def run_agent(parts: Parts) -> None:
     counter = Counter(parts.root)
     floor = ClockFloor(parts.root, parts.runner, parts.clock, parts.set_clock)
     floor.saw_assignment(identity)
-    await floor.hold()
+    if stepped := await floor.hold():
+        EventLog(parts.root).add("ClockStepped", stepped, at=parts.clock.now(), severity="warning")
     channel = parts.channel(identity, keys, counter)
     try:
         if not identity.approved:

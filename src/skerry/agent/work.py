@@ -72,6 +72,7 @@ class Worker:
     wake: anyio.Event = field(default_factory=anyio.Event)
     idle_s: float = _IDLE_S
     _clean: Redactor = Redactor()
+    _known: tuple[str, ...] = ()
     _secret_digest: str = ""
     _secrets: tuple[str, ...] = ()
     _stopped: Failure | None = None
@@ -152,7 +153,12 @@ class Worker:
             except SkerryError:
                 self._secrets = ()  # nothing of it will be used, so nothing can be quoted
             self._secret_digest = digest
-        self._clean = redactor(self._secrets, *clusters, self.journal.last_good())
+        every = tuple(item for item in (*clusters, self.journal.last_good()) if item is not None)
+        known = (digest, *(cluster_digest(item) for item in every))
+        known += tuple(layer.digest for item in every for layer in item.layers)
+        if known != self._known:  # reading manifests is slow, and they seldom change
+            self._known = known
+            self._clean = redactor(self._secrets, *every)
 
     async def _plan(self, desired: DesiredHost, observed: KubeObserved) -> float:
         if desired.cluster is not None and desired.retry_failed != self.journal.retried():

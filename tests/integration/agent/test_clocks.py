@@ -135,12 +135,12 @@ async def test_a_machine_without_a_battery_is_put_right_by_its_managers_answer(
                 while abs(agent.clock.offset) > timedelta(hours=1):  # noqa: ASYNC110
                     await anyio.sleep(0.05)
             await agent.until(lambda _: agent.cause.reason == "")
-        events: list[str] = []
-        with anyio.fail_after(20):
-            while "ClockStepped" not in events:
-                await anyio.sleep(0.05)
-                found = await manager.centre.store.events(limit=100)
-                events = [item.event.reason for item in found]
+            told = 0
+            with anyio.fail_after(20):
+                while told < 2:  # one by its own floor, one by the answer
+                    await anyio.sleep(0.05)
+                    found = await manager.centre.store.events(limit=100)
+                    told = sum(item.event.reason == "ClockStepped" for item in found)
 
 
 async def test_a_new_machine_that_is_years_behind_is_stepped_to_the_certificate(
