@@ -30,10 +30,18 @@ class Used:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Resident and proportional memory: shared pages count fully in `rss_kb`, in `pss_kb` only
-    with this process' share."""
+    with this process' share. The kernel counts in KiB, targets are in MB of 1,000,000 bytes."""
 
     rss_kb: int
     pss_kb: int
+
+    @property
+    def rss_mb(self) -> float:
+        return self.rss_kb * 1024 / 1e6
+
+    @property
+    def pss_mb(self) -> float:
+        return self.pss_kb * 1024 / 1e6
 
 
 def tree(top: int) -> list[int]:

@@ -32,8 +32,8 @@ from skerry.plan.steps import Operation
 log = structlog.get_logger("skerry.agent.work")
 
 _IDLE_S = 10.0
-# A look at a cluster costs about a second of CPU, the cluster's own included. What is well is
-# looked at less often; a new assignment wakes the worker at once all the same.
+# A look at a cluster asks it a dozen questions, which cost its host CPU. What is well is looked at
+# less often; a new assignment wakes the worker at once all the same.
 _STEADY_S = 30.0
 _STEP_LIMIT_S = 1800.0
 
