@@ -182,12 +182,11 @@ async def _live(
     async with anyio.create_task_group() as tg:
 
         async def revoked(message: str) -> None:
-            save_identity(
-                parts.root,
-                msgspec.structs.replace(
-                    syncer.identity, state="revoked", reason="Revoked", message=message
-                ),
+            # The renewal may have changed what the syncer holds; the screen shows its state.
+            syncer.identity = msgspec.structs.replace(
+                syncer.identity, state="revoked", reason="Revoked", message=message
             )
+            save_identity(parts.root, syncer.identity)
             log.warning("host.revoked", message=message)
             tg.cancel_scope.cancel()
 

@@ -139,7 +139,7 @@ async def revoked_host(bench: Bench) -> Agent:
     agent, scope = await bench.registered()
     await hosts.revoke(bench.manager.centre, INTERNAL, "default", agent.identity.host_name)
     await agent.until_reason("Revoked")
-    assert "revoked" in agent.screen, "said while it still ran"
+    assert "state        revoked" in agent.screen, "said while it still ran"
     scope.cancel()
     return agent
 
