@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import msgspec
 import pytest
 import yaml
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from skerry.agent.content import ContentStore
 from skerry.agent.kube import charts, inventory, places
+from skerry.agent.kube.api import HttpKubeApi
 from skerry.agent.kube.kubeadm import KubeadmEngine
 from skerry.agent.kube.record import Doors, KubeRecord
 from skerry.builder.cache import Cache, default_cache
@@ -91,6 +94,27 @@ class Elsewhere(SystemRunner):
         words = [str(program), *argv[1:]]
         words[words.index("--kubeconfig") + 1] = str(self._credential)
         return await super().run(words, **more)
+
+
+class ByToken(HttpKubeApi):
+    """Asks with the test's credential, a token, instead of a kubeconfig that kubeadm wrote."""
+
+    def __init__(self, root: DiskRoot, credential: Path) -> None:
+        super().__init__(root)
+        self._credential = credential
+
+    async def _client(self, config: str) -> httpx2.AsyncClient:
+        document = yaml.safe_load(self._credential.read_text())
+        token = document["users"][0]["user"]["token"]
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return httpx2.AsyncClient(
+            base_url=document["clusters"][0]["cluster"]["server"],
+            headers={"authorization": f"Bearer {token}"},
+            verify=context,
+            trust_env=False,
+        )
 
 
 @dataclass
@@ -221,13 +245,14 @@ async def bench(
             root=root,
             clock=SystemClock(),
             content=ContentStore(root, None),
+            api=ByToken(root, credential),
         )
         record = KubeRecord(cluster_uid="u1", started=True, initialised=True, version=RELEASE)
         root.write(places.RECORD, msgspec.json.encode(record))
         root.write(places.program(RELEASE, "helm"), b"")
         bench = Bench(
             doors,
-            KubeadmEngine(doors.runner, root, doors.clock, doors.content),
+            KubeadmEngine(doors.runner, root, doors.clock, doors.content, api=doors.api),
             a_chart(folder, doors.content),
         )
         await until(bench.answers)

@@ -13,6 +13,7 @@ import pytest
 
 from skerry.agent.content import ContentStore
 from skerry.agent.kube import places
+from skerry.agent.kube.api import FakeKubeApi
 from skerry.agent.kube.images import import_artifact
 from skerry.agent.kube.record import Doors
 from skerry.builder.archives import ArchiveInvalid, build_images, full_name
@@ -185,7 +186,7 @@ async def test_the_agent_imports_and_pins_what_was_built(tmp_path: Path) -> None
         ctr,
         answer=lambda argv: seen.append(Path(argv[-1]).read_bytes()) if "import" in argv else None,
     )
-    doors = Doors(runner=runner, root=root, clock=ManualClock(), content=content)
+    doors = Doors(runner=runner, root=root, clock=ManualClock(), content=content, api=FakeKubeApi())
     artifact = ArtifactRef(
         name="web-1-4-amd64",
         type=built.type,

@@ -84,7 +84,7 @@ class HttpKubeApi:
             answer = await client.get(path, params=dict(query or {}), timeout=timeout_s)
         except FileMissing:
             return ApiAnswer(0, problem=f"{config} is not there")
-        except (httpx2.HTTPError, OSError, ValueError, KeyError, yaml.YAMLError) as exc:
+        except (httpx2.HTTPError, OSError, ValueError) as exc:
             return ApiAnswer(0, problem=_words(exc))
         if len(answer.content) > _MAX_BYTES:
             return ApiAnswer(0, problem=f"the answer to {path} is larger than {_MAX_BYTES} bytes")
@@ -130,13 +130,17 @@ class HttpKubeApi:
 
 def _credential(data: bytes, root: Root) -> tuple[str, ssl.SSLContext]:
     """Server and TLS context of a kubeconfig with embedded certificates, as kubeadm writes it."""
-    document = yaml.safe_load(data)
-    cluster = document["clusters"][0]["cluster"]
-    user = document["users"][0]["user"]
-    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+    try:
+        document = yaml.safe_load(data)
+        cluster = document["clusters"][0]["cluster"]
+        user = document["users"][0]["user"]
+        server = str(cluster["server"])
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        pair = base64.b64decode(user["client-certificate-data"]) + b"\n"
+        pair += base64.b64decode(user["client-key-data"])
+    except (KeyError, IndexError, TypeError, yaml.YAMLError) as exc:
+        raise ValueError(f"not a kubeconfig as kubeadm writes it: {exc}") from exc
     context = ssl.create_default_context(cadata=authority)
-    pair = base64.b64decode(user["client-certificate-data"]) + b"\n"
-    pair += base64.b64decode(user["client-key-data"])
     # ssl reads a client's key from a file only. It lies in memory (/run) and goes at once.
     place = f"{places.RUN}/client.pem"
     root.write(place, pair, mode=0o600)
@@ -144,7 +148,7 @@ def _credential(data: bytes, root: Root) -> tuple[str, ssl.SSLContext]:
         context.load_cert_chain(root.host_path(place))
     finally:
         root.remove(place)
-    return str(cluster["server"]), context
+    return server, context
 
 
 def _words(exc: BaseException) -> str:

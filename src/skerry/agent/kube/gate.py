@@ -6,7 +6,6 @@ that the message names the cause and not the time limit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +15,7 @@ import yaml
 
 from skerry.agent.kube import places, pulls
 from skerry.agent.kube.engine import EngineFailed, Reason
-from skerry.agent.kube.record import Doors, last_line
+from skerry.agent.kube.record import Doors
 from skerry.agent.kube.runtime import last_words
 from skerry.lib.errors import SkerryError
 
@@ -65,21 +64,13 @@ async def node(doors: Doors, *, version: str, limit_s: float, settle_s: float) -
 
 async def api_ready(doors: Doors) -> bool:
     """Whether the API server says that it is ready."""
-    try:
-        answer = await doors.kubectl("get", "--raw", "/readyz", timeout_s=10, check=False)
-    except SkerryError:
-        return False
-    return answer.ok and answer.stdout.strip() == "ok"
+    return (await doors.ask("/readyz")).ok
 
 
 async def this_node(doors: Doors) -> dict[str, Any]:
     """The node object; empty when it cannot be had."""
-    name = doors.record().node_name
-    try:
-        answer = await doors.kubectl("get", "node", name, "-o", "json", timeout_s=10, check=False)
-    except SkerryError:
-        return {}
-    return json.loads(answer.stdout) if answer.ok and answer.stdout else {}
+    answer = await doors.ask(f"/api/v1/nodes/{doors.record().node_name}")
+    return answer.json() if answer.ok else {}
 
 
 def is_ready(thing: dict[str, Any]) -> bool:
@@ -102,12 +93,12 @@ async def _control_plane_lacks(doors: Doors, version: str) -> str:
             return f"{component} is {image or 'stopped'}"
     if not await doors.active(places.KUBELET_UNIT):
         return _KUBELET_DOWN + await last_words(doors, places.KUBELET_UNIT)
-    answer = await doors.kubectl("get", "--raw", "/version", timeout_s=10, check=False)
+    answer = await doors.ask("/version")
     if not answer.ok:
-        refused = "connection refused" if "was refused" in answer.stderr else ""
-        told = refused or last_line(answer.stderr)
-        return f"the API server does not answer ({told}){last_log(doors, 'kube-apiserver')}"
-    found = str(json.loads(answer.stdout).get("gitVersion", "")).removeprefix("v")
+        return (
+            f"the API server does not answer ({answer.problem}){last_log(doors, 'kube-apiserver')}"
+        )
+    found = str(answer.json().get("gitVersion", "")).removeprefix("v")
     if found != version:
         return f"the API server answers as {found}"
     if not await api_ready(doors):

@@ -22,6 +22,7 @@ from skerry.agent.kube import (
     runtime,
     surroundings,
 )
+from skerry.agent.kube.api import HttpKubeApi, KubeApi
 from skerry.agent.kube.engine import Content, EngineFailed, Reason
 from skerry.agent.kube.record import Doors, needed
 from skerry.lib.clock import Clock
@@ -33,14 +34,27 @@ from skerry.plan import steps as do
 from skerry.plan.desired import DesiredCluster
 from skerry.plan.observed import KubeObserved, ObservedLayer
 
+_IMAGES_EVERY_S = 300.0
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class KubeadmEngine:
     """Single-node control planes made with kubeadm."""
 
-    def __init__(self, runner: Runner, root: Root, clock: Clock, content: Content) -> None:
-        self._doors = Doors(runner=runner, root=root, clock=clock, content=content)
+    def __init__(
+        self,
+        runner: Runner,
+        root: Root,
+        clock: Clock,
+        content: Content,
+        *,
+        api: KubeApi | None = None,
+    ) -> None:
+        self._doors = Doors(
+            runner=runner, root=root, clock=clock, content=content, api=api or HttpKubeApi(root)
+        )
+        self._complete = ""
+        self._look_again = 0.0
 
     async def perform(self, step: do.Step, cluster: DesiredCluster | None) -> None:
         """Do one step. Raises EngineFailed or another SkerryError with a reason."""
@@ -166,7 +180,7 @@ class KubeadmEngine:
             config_digest=record.config_digest,
             releases={name: item.digest for name, item in releases.installed(doors).items()},
             content=(*record.content, *record.charts),
-            images_missing=await images.missing(doors, record.version) if running else (),
+            images_missing=await self._images_missing(record.version) if running else (),
             layers=await layers.observe(doors) if running else (),
             fenced=doors.root.exists(places.FENCE),
             foreign=() if record.started else surroundings.foreign(doors),
@@ -175,6 +189,17 @@ class KubeadmEngine:
             last_snapshot_at=record.snapshot_at,
             leftovers=reset.leftovers(doors),
         )
+
+    async def _images_missing(self, version: str) -> tuple[str, ...]:
+        """Asked anew every few minutes only, once nothing was missing: each question starts a
+        program, and nobody but a person at the host takes pinned images away."""
+        now = self._doors.clock.monotonic()
+        if self._complete == version and now < self._look_again:
+            return ()
+        found = await images.missing(self._doors, version)
+        self._complete = "" if found else version
+        self._look_again = now + _IMAGES_EVERY_S
+        return found
 
     async def health(self, cluster: DesiredCluster) -> tuple[Condition, ...]:
         """One condition each for control plane, node, core add-ons and layers."""

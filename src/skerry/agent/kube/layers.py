@@ -45,6 +45,9 @@ _TRIES = 4
 _ERROR_CHARS = 1000
 # Shorter ones cannot be told from ordinary words.
 _LEAST_SECRET_CHARS = 4
+# Where the API keeps the kinds whose rollout is looked at.
+_API_OF = {kind: "apis/batch/v1" if kind == "Job" else "apis/apps/v1" for kind in WORKLOADS}
+_PLURAL = {kind: f"{kind.lower()}s" for kind in WORKLOADS}
 # Kinds that others need: applied first, and deleted last.
 _FIRST = ("Namespace", "CustomResourceDefinition", "PriorityClass", "StorageClass")
 
@@ -321,19 +324,14 @@ def rollout_lacks(item: dict[str, Any]) -> str:
 
 async def system_lacks(doors: Doors) -> str:
     """What the cluster's own DNS and proxy lack; empty when both are rolled out."""
-    try:
-        answer = await doors.kubectl(
-            *("--namespace", "kube-system", "get", "deployment/coredns", "daemonset/kube-proxy"),
-            *("-o", "json"),
-            timeout_s=15,
-        )
-    except SkerryError as exc:
-        return f"the core add-ons cannot be read: {exc.message[-300:]}"
-    for item in json.loads(answer.stdout)["items"]:
+    for kind, name in (("Deployment", "coredns"), ("DaemonSet", "kube-proxy")):
+        answer = await doors.ask(f"/{_API_OF[kind]}/namespaces/kube-system/{_PLURAL[kind]}/{name}")
+        if not answer.ok:
+            return f"{name} cannot be read: {answer.problem}"
+        item = {**answer.json(), "kind": kind}
         lacks = rollout_lacks(item)
         if lacks:
-            trouble = await _trouble(doors, item)
-            return f"{item['metadata']['name']} {lacks}{trouble.message}"
+            return f"{name} {lacks}{(await _trouble(doors, item)).message}"
     return ""
 
 
@@ -342,21 +340,12 @@ async def _trouble(doors: Doors, item: dict[str, Any]) -> gate.Trouble:
     labels = item.get("spec", {}).get("selector", {}).get("matchLabels", {})
     if not labels:
         return gate.Trouble()
-    try:
-        answer = await doors.kubectl(
-            "--namespace",
-            item["metadata"].get("namespace", "default"),
-            "get",
-            "pods",
-            "--selector",
-            ",".join(f"{key}={value}" for key, value in labels.items()),
-            "-o",
-            "json",
-            timeout_s=15,
-        )
-    except SkerryError:
-        return gate.Trouble()
-    for pod in json.loads(answer.stdout)["items"]:
+    namespace = item["metadata"].get("namespace", "default")
+    answer = await doors.ask(
+        f"/api/v1/namespaces/{namespace}/pods",
+        query={"labelSelector": ",".join(f"{key}={value}" for key, value in labels.items())},
+    )
+    for pod in answer.json()["items"] if answer.ok else ():
         found = gate.pod_trouble(pod)
         if found.message:
             return found
@@ -368,17 +357,16 @@ async def _workloads(
 ) -> dict[tuple[str, str, str], dict[str, Any]] | None:
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for selector in (LABEL, charts.MANAGED_BY) if helm else (LABEL,):
-        try:
-            answer = await doors.kubectl(
-                *("get", "deployments,daemonsets,statefulsets,jobs", "--all-namespaces"),
-                *("--selector", selector, "-o", "json"),
-                timeout_s=20,
+        for kind in WORKLOADS:
+            answer = await doors.ask(
+                f"/{_API_OF[kind]}/{_PLURAL[kind]}", query={"labelSelector": selector}
             )
-        except SkerryError:
-            return None
-        for item in json.loads(answer.stdout)["items"]:
-            meta = item["metadata"]
-            found[(item["kind"], meta.get("namespace", ""), meta["name"])] = item
+            if not answer.ok:
+                return None
+            for item in answer.json()["items"]:
+                meta = item["metadata"]
+                # Items of a list do not say their kind.
+                found[(kind, meta.get("namespace", ""), meta["name"])] = {**item, "kind": kind}
     return found
 
 

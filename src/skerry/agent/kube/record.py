@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from skerry.agent.kube import places
+from skerry.agent.kube.api import ApiAnswer, KubeApi
 from skerry.agent.kube.engine import Content, EngineFailed, Reason
 from skerry.lib.clock import Clock
 from skerry.lib.files import Root
@@ -66,6 +67,7 @@ class Doors:
     root: Root
     clock: Clock
     content: Content
+    api: KubeApi
 
     def record(self) -> KubeRecord:
         """What is remembered; an empty record when there is none."""
@@ -146,24 +148,20 @@ class Doors:
     def _administrator(self) -> str:
         return places.ADMIN_CONF if self.record().initialised else places.SUPER_ADMIN_CONF
 
-    async def probe(self, url: str, *, timeout_s: float = 10) -> str:
-        """Ask a health address of this host; empty when it answers well, else what went wrong.
+    async def ask(
+        self, path: str, *, query: Mapping[str, str] | None = None, timeout_s: float = 10
+    ) -> ApiAnswer:
+        """Ask this host's API server, with the same credential as `kubectl`. Never raises."""
+        return await self.api.get(path, config=self._config(), query=query, timeout_s=timeout_s)
 
-        kubectl is the one HTTP client that every release brings; the control plane's own
-        certificates are not signed by anyone, so they are not checked on this host's addresses.
-        """
-        server, path = url[: url.index("/", 8)], url[url.index("/", 8) :]
-        answer = await self.run(
-            f"{places.LINKS}/kubectl",
-            *("--kubeconfig", places.SUPER_ADMIN_CONF, "--cache-dir", places.KUBECTL_CACHE),
-            "--insecure-skip-tls-verify",
-            *("--request-timeout", f"{int(timeout_s)}s", "--server", server),
-            *("get", "--raw", path),
-            timeout_s=timeout_s + 2,
-            check=False,
-            env=NO_PROXIES,
-        )
-        return "" if answer.ok else last_line(answer.stderr)
+    async def probe(self, url: str, *, timeout_s: float = 10) -> str:
+        """Ask a health address of this host; empty when it answers well, else what went wrong."""
+        return await self.api.probe(url, timeout_s=timeout_s)
+
+    def _config(self) -> str:
+        """Until the cluster is confirmed nothing has bound the administrator's group yet, so the
+        credential that needs no binding is used."""
+        return places.ADMIN_CONF if self.record().initialised else places.SUPER_ADMIN_CONF
 
     async def ctr(
         self, *words: str, timeout_s: float = 60, check: bool = True, version: str = ""
@@ -179,12 +177,6 @@ class Doors:
             *words,
         )
         return await self.runner.run(argv, timeout_s=timeout_s, check=check)
-
-
-def last_line(text: str) -> str:
-    """The last line that says something, for messages."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip()[-300:] if lines else "no message"
 
 
 def needed(cluster: DesiredCluster | None) -> DesiredCluster:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from skerry.agent.kube import places
+from skerry.agent.kube.api import ApiAnswer, FakeKubeApi
+from skerry.agent.kube.inventory import WORKLOADS
 from skerry.agent.kube.kubeadm import KubeadmEngine
 from skerry.agent.kube.record import Doors, KubeRecord
 from skerry.lib.clock import ManualClock
@@ -77,6 +81,7 @@ class Host:
     content: FakeContent
     engine: KubeadmEngine
     doors: Doors
+    api: FakeKubeApi
 
     def release(
         self, version: str, *, changed: dict[str, bytes] | None = None, spoil: str = ""
@@ -169,17 +174,31 @@ class Host:
         record = msgspec.structs.replace(record, **changes)
         self.root.write(places.RECORD, msgspec.json.encode(record))
 
-    def kubectl_items(self, *words: str, items: list[object]) -> None:
-        """Answer kubectl calls that hold all `words` with a list."""
+    def workloads(self, *items: dict[str, Any], selector: str = "") -> None:
+        """Let the API have these workloads, and no others, for a label selector or for any."""
 
-        def answer(argv):
-            from skerry.lib.proc import Result
+        def rule(path: str, query: Mapping[str, str]) -> ApiAnswer | None:
+            kind = {f"{kind.lower()}s": kind for kind in WORKLOADS}.get(path.rsplit("/", 1)[-1])
+            if kind is None or selector not in ("", query.get("labelSelector")):
+                return None
+            # As in the API's own lists, items do not say their kind.
+            found = [
+                {k: v for k, v in item.items() if k != "kind"}
+                for item in items
+                if item["kind"] == kind
+            ]
+            return ApiAnswer(200, json.dumps({"items": found}))
 
-            if all(word in argv for word in words):
-                return Result(argv, 0, json.dumps({"items": items}), "")
-            return None
+        self.api.answer_with(rule)
 
-        self.runner.answer_with(f"{places.LINKS}/kubectl", answer=answer)
+    def pods(self, *items: dict[str, Any]) -> None:
+        """Let every namespace have these pods."""
+
+        def rule(path: str, _: Mapping[str, str]) -> ApiAnswer | None:
+            body = json.dumps({"items": items})
+            return ApiAnswer(200, body) if path.endswith("/pods") else None
+
+        self.api.answer_with(rule)
 
     def kubectl_calls(self) -> list[str]:
         """What kubectl was asked, without its connection flags."""
@@ -197,12 +216,13 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     root = DiskRoot(str(tmp_path))
-    runner, clock, content = FakeRunner(), QuickClock(), FakeContent(root)
+    runner, clock, content, api = FakeRunner(), QuickClock(), FakeContent(root), FakeKubeApi()
     return Host(
         root=root,
         runner=runner,
         clock=clock,
         content=content,
-        engine=KubeadmEngine(runner, root, clock, content),
-        doors=Doors(runner=runner, root=root, clock=clock, content=content),
+        engine=KubeadmEngine(runner, root, clock, content, api=api),
+        doors=Doors(runner=runner, root=root, clock=clock, content=content, api=api),
+        api=api,
     )

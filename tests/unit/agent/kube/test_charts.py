@@ -373,7 +373,7 @@ async def test_helms_own_words_are_told_and_the_layer_is_tried_again_later(host,
         "Error: INSTALLATION FAILED: failed pre-install: 1 error occurred:\n\t* job x failed"
     )
     bad, good = a_layer(host), manifests_layer(host, name="good")
-    host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[])
+    host.workloads()
 
     await apply(host, bad, good)
     now = {item.name: item for item in await layers.observe(host.doors)}
@@ -491,8 +491,8 @@ async def test_workloads_of_a_release_are_waited_for_like_others(host, helm) -> 
 
     found = []
     for ready in (0, 1):
-        host.kubectl_items("app.kubernetes.io/managed-by=Helm", items=[a_deployment(ready=ready)])
-        host.kubectl_items("skerry.dev/layer", items=[])
+        host.workloads(a_deployment(ready=ready), selector="app.kubernetes.io/managed-by=Helm")
+        host.workloads(selector="skerry.dev/layer")
         (layer,) = await layers.observe(host.doors)
         found.append((layer.ready, layer.message))
 
@@ -502,7 +502,7 @@ async def test_workloads_of_a_release_are_waited_for_like_others(host, helm) -> 
 async def test_a_deleted_workload_is_brought_back_though_nothing_changed(host, helm) -> None:
     layer = a_layer(host)
     await apply(host, layer)
-    host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[])
+    host.workloads()
     (seen,) = await layers.observe(host.doors)
 
     await apply(host, layer)
@@ -589,7 +589,7 @@ async def test_a_layer_that_cannot_be_removed_is_a_fact_and_tried_again_later(ho
     helm.fails_in = "uninstall"
 
     await host.engine.perform(do.PruneLayer(name="web"), cluster)
-    host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[])
+    host.workloads()
     (now,) = await layers.observe(host.doors)
     host.clock.advance(60)
     (later,) = await layers.observe(host.doors)
@@ -605,7 +605,7 @@ async def test_the_chart_stays_on_the_host_until_no_layer_needs_it(host, helm) -
     host.content.blobs.clear()
 
     await apply(host, msgspec.structs.replace(layer, digest=sha256(b"again")))
-    host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[])
+    host.workloads()
     assert only(host).error == ""
     assert layer.artifacts[0].digest in (await host.engine.observe()).content
     await host.engine.perform(do.RemoveContent(digest=layer.artifacts[0].digest), None)

@@ -326,7 +326,7 @@ async def test_a_kubelet_that_starts_again_and_again_does_not_pass(host) -> None
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }
-    host.runner.answer(f"{places.LINKS}/kubectl", stdout=json.dumps(node))
+    host.api.answer("/api/v1/nodes/n1", node)
     count = iter(range(1000))
     host.runner.answer_with(
         "systemctl",
@@ -347,11 +347,11 @@ async def test_a_look_at_the_node_without_settling_asks_the_api_once(host) -> No
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }
-    host.runner.answer(f"{places.LINKS}/kubectl", stdout=json.dumps(node))
+    host.api.answer("/api/v1/nodes/n1", node)
 
     await gate.node(host.doors, version="1.36.3", limit_s=0, settle_s=0)
 
-    asked = [argv for argv in host.runner.calls if "node" in argv]
+    asked = [path for path in host.api.asked if path.startswith("/api/v1/nodes/")]
     assert len(asked) == 1
 
 

@@ -104,7 +104,7 @@ async def test_an_object_is_known_before_it_is_made_so_a_crash_forgets_none(host
 
 async def test_a_layer_the_api_refuses_is_remembered_and_tried_again_later(host) -> None:
     host.remember()
-    host.kubectl_items("get", items=[])
+    host.workloads()
     host.runner.answer_with(
         f"{places.LINKS}/kubectl",
         answer=lambda argv: Result(argv, 1, "", "no matches") if "apply" in argv else None,
@@ -184,8 +184,8 @@ async def test_a_layer_is_ready_only_when_its_newest_pods_are(host) -> None:
         deployment(ready=1, generation=2),
         deployment(ready=1),
     ):
-        host.kubectl_items("pods", items=[])
-        host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[state])
+        host.pods()
+        host.workloads(state)
         (layer,) = await layers.observe(host.doors)
         found.append((layer.ready, layer.message))
 
@@ -209,8 +209,8 @@ async def test_a_pods_own_reason_and_image_are_told(host) -> None:
             ]
         }
     }
-    host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[deployment(ready=0)])
-    host.kubectl_items("pods", items=[pod])
+    host.workloads(deployment(ready=0))
+    host.pods(pod)
 
     (layer,) = await layers.observe(host.doors)
 
@@ -224,7 +224,7 @@ async def test_a_pods_own_reason_and_image_are_told(host) -> None:
 async def test_a_workload_that_someone_deleted_is_asked_for_again(host) -> None:
     host.remember()
     await apply(host, a_layer("web", DEPLOYMENT, namespace="shop"))
-    host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[])
+    host.workloads()
 
     (layer,) = await layers.observe(host.doors)
 
@@ -234,8 +234,8 @@ async def test_a_workload_that_someone_deleted_is_asked_for_again(host) -> None:
 async def test_waiting_for_a_broken_layer_ends_without_failing(host) -> None:
     host.remember()
     await apply(host, a_layer("web", DEPLOYMENT, namespace="shop"))
-    host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[deployment(ready=0)])
-    host.kubectl_items("pods", items=[])
+    host.workloads(deployment(ready=0))
+    host.pods()
     began = host.clock.monotonic()
 
     await host.engine.perform(do.WaitLayer(name="web", digest="x", wait_s=30), None)
