@@ -72,7 +72,7 @@ class Worker:
     wake: anyio.Event = field(default_factory=anyio.Event)
     idle_s: float = _IDLE_S
     _clean: Redactor = Redactor()
-    _known: tuple[str, ...] = ()
+    _known: frozenset[str] = frozenset()
     _secret_digest: str = ""
     _secrets: tuple[str, ...] = ()
     _stopped: Failure | None = None
@@ -154,8 +154,13 @@ class Worker:
                 self._secrets = ()  # nothing of it will be used, so nothing can be quoted
             self._secret_digest = digest
         every = tuple(item for item in (*clusters, self.journal.last_good()) if item is not None)
-        known = (digest, *(cluster_digest(item) for item in every))
-        known += tuple(layer.digest for item in every for layer in item.layers)
+        known = frozenset(
+            (
+                digest,
+                *(cluster_digest(item) for item in every),
+                *(layer.digest for item in every for layer in item.layers),
+            )
+        )
         if known != self._known:  # reading manifests is slow, and they seldom change
             self._known = known
             self._clean = redactor(self._secrets, *every)
@@ -358,13 +363,6 @@ class Worker:
         mark: DesiredMark | None,
     ) -> None:
         state = self._state(observed)
-        state = msgspec.structs.replace(
-            state,
-            layers=tuple(
-                msgspec.structs.replace(layer, message=self._clean(layer.message))
-                for layer in state.layers
-            ),
-        )
         conditions = tuple(self._clean.condition(item) for item in conditions)
         before = (
             self.standing.kubernetes,
@@ -380,8 +378,15 @@ class Worker:
             self.standing.announce()
 
     def _state(self, observed: KubeObserved) -> KubernetesState:
-        failed = tuple(sorted(self.journal.failed()))
-        return msgspec.structs.replace(observed.to_state(), failed=failed)
+        state = observed.to_state()
+        return msgspec.structs.replace(
+            state,
+            failed=tuple(sorted(self.journal.failed())),
+            layers=tuple(
+                msgspec.structs.replace(layer, message=self._clean(layer.message))
+                for layer in state.layers
+            ),
+        )
 
     def _delay(self) -> float:
         return float(min(5 * 2 ** min(self._tries, 6), 300)) if self._tries else self.idle_s

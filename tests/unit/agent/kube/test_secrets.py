@@ -8,18 +8,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 from tests.unit.agent.test_work import Bench
 
 from skerry.agent.content import ContentStore
 from skerry.agent.journal import EventLog, Journal
-from skerry.agent.kube import layers, places
+from skerry.agent.kube import layers
+from skerry.agent.kube.engine import EngineFailed, Reason
+from skerry.agent.kube.fake import FakeKubeEngine
 from skerry.agent.redact import redactor
 from skerry.lib.digest import canonical_json, sha256
-from skerry.lib.memory_files import MemoryRoot
-from skerry.lib.proc import Result
 from skerry.model.kinds import LayerType
+from skerry.model.meta import Condition
 from skerry.plan import steps as do
-from skerry.plan.desired import DesiredLayer
+from skerry.plan.desired import DesiredCluster, DesiredLayer
+from skerry.plan.observed import KubeObserved, ObservedLayer
 
 pytestmark = pytest.mark.anyio
 
@@ -72,36 +75,50 @@ async def test_programs_get_them_by_input_and_files_are_private(host) -> None:
     assert set(holders.values()) == {0o600}, holders
 
 
-async def test_an_api_server_that_quotes_a_secret_is_not_repeated(host) -> None:
-    """The worker's own reports, events and journal, over the real engine."""
-    host.remember()
-    bench = Bench()
-    bench.assign("1.36.3", secret=f"{PLANTED}-sealed", greeting="hi")
-    bench.root = MemoryRoot(files=dict(bench.root.files))
-    bench.restart()
-    bench.worker.engine = host.engine
-    refusal = (
-        f'Secret "app" is invalid: data: Invalid value: "{PLANTED}-sealed"; patch'
-        f' {{"key":"{base64.b64encode(f"{PLANTED}-sealed".encode()).decode()}"}}'
-    )
-    host.runner.answer_with(
-        f"{places.LINKS}/kubectl",
-        answer=lambda argv: Result(argv, 1, "", refusal) if "apply" in argv else None,
-    )
-    for _ in range(6):
-        await bench.worker.turn()
+class Quoting(FakeKubeEngine):
+    """An engine whose every failure quotes what the API server was given."""
 
-    shown = [
-        str(bench.standing.conditions),
-        str(bench.standing.kubernetes),
-        str([item.message for item in EventLog(bench.root).waiting()]),
-        str(Journal(bench.root).failed()),
-    ]
-    encoded = base64.b64encode(f"{PLANTED}-sealed".encode()).decode()
-    assert shown[0] != "()"
-    for text in shown:
-        assert PLANTED not in text
-        assert encoded not in text
+    text = ""
+
+    async def perform(self, step: do.Step, cluster: DesiredCluster | None) -> None:
+        if isinstance(step, do.GateNode):
+            raise EngineFailed(Reason.KUBELET_NOT_READY, self.text, hint=self.text, retryable=False)
+        await super().perform(step, cluster)
+
+    async def observe(self) -> KubeObserved:
+        layer = ObservedLayer(name="web", digest="d", ready=False, message=self.text)
+        return msgspec.structs.replace(await super().observe(), layers=(layer,))
+
+    async def health(self, cluster: DesiredCluster) -> tuple[Condition, ...]:
+        return (
+            Condition(type="Layers", status="False", reason="LayerNotReady", message=self.text),
+        )
+
+
+async def test_an_api_server_that_quotes_a_secret_is_not_repeated() -> None:
+    secret = f"{PLANTED}-sealed"
+    encoded = base64.b64encode(secret.encode()).decode()
+    bench = Bench()
+    bench.engine = Quoting(bench.clock, architecture=bench.arch)
+    bench.engine.text = f'data: Invalid value: "{secret}"; patch {{"key":"{encoded}"}}'
+    bench.restart()
+    bench.assign("1.36.3", secret=secret, greeting="hi")
+    shown: list[str] = []
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(6):
+            await bench.worker.turn()
+            shown += [
+                str(bench.standing.conditions),
+                str(bench.standing.kubernetes),
+                str([item.message for item in EventLog(bench.root).waiting()]),
+                str(Journal(bench.root).failed()),
+            ]
+
+    everything = "\n".join([*shown, str(logs)])
+    assert "Invalid value" in everything, "the failure itself is told"
+    assert '"***"' in everything
+    assert PLANTED not in everything
+    assert encoded not in everything
 
 
 def test_every_form_of_a_secret_is_known(host) -> None:
@@ -127,7 +144,7 @@ def test_what_is_too_short_to_be_a_secret_hides_no_words(secret: str) -> None:
 
 async def test_a_manifest_that_is_no_yaml_is_named_by_its_line_only(host) -> None:
     host.remember()
-    host.kubectl_items("get", items=[])
+    host.workloads()
     cluster = a_cluster(host, f"{MANIFEST}broken: '{PLANTED}-open")
 
     await host.engine.perform(do.ApplyLayer(name="web", digest=cluster.layers[0].digest), cluster)
