@@ -15,6 +15,7 @@ import yaml
 from skerry.agent import paths
 from skerry.agent.content import Content
 from skerry.agent.identity import HostKeys, Identity
+from skerry.agent.redact import yaml_problem
 from skerry.lib import pki, plain_yaml
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
@@ -145,6 +146,15 @@ async def desired_host(
     )
 
 
+def opened_secrets(root: Root, identity: Identity, keys: HostKeys) -> tuple[str, ...]:
+    """The secrets of the newest assignment, so that texts can be cleaned of them."""
+    have = stored(root, identity)
+    if have is None:
+        return ()
+    assignment = open_assignment(have.envelope, identity)
+    return tuple(_open(assignment.cluster.secrets, keys).values()) if assignment.cluster else ()
+
+
 async def _cluster(
     root: Root,
     content: Content,
@@ -213,7 +223,8 @@ def _values(layer: ResolvedLayer) -> dict[str, Any]:
         values = plain_yaml.load(layer.values) or {}
     except yaml.YAMLError as exc:
         raise AssignmentRefused(
-            f"values of layer {layer.name} are not YAML: {exc}", reason="ValuesInvalid"
+            f"values of layer {layer.name} are not YAML: {yaml_problem(exc)}",
+            reason="ValuesInvalid",
         ) from exc
     problems = check_values(values)
     if problems:

@@ -17,6 +17,7 @@ from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskFull, Root
 
 _MARGIN_BYTES = 64 * 1024 * 1024
+_MAX_BYTES = 16 * 1024**3  # larger than any layer of a release or an image
 
 
 class DigestMismatch(SkerryError):
@@ -24,7 +25,7 @@ class DigestMismatch(SkerryError):
 
     def __init__(self, digest: str, found: str) -> None:
         super().__init__(
-            f"content {digest[:19]}… arrived with digest {found[:19]}…",
+            f"content {digest[:19]}… arrived as {found[:30]}",
             hint="the download starts again by itself; check the line if this repeats",
             reason="DigestMismatch",
             retryable=True,
@@ -61,7 +62,8 @@ class ContentStore:
     def put_chunks(self, digest: str, chunks: Iterable[bytes]) -> None:
         """As `put`, for content too large for memory."""
         partial = f"{paths.PARTIAL}/{hex_of(digest)}"
-        self._root.write_chunks(partial, chunks)
+        # A revision may hold a password that somebody wrote into it.
+        self._root.write_chunks(partial, chunks, mode=0o600)
         self._accept(digest, partial, _place(digest))
 
     async def ensure(self, digest: str, *, size: int = 0) -> str:
@@ -78,9 +80,21 @@ class ContentStore:
         if size and self._root.free_bytes(paths.CONTENT) < size + _MARGIN_BYTES:
             raise DiskFull(place)
         partial = f"{paths.PARTIAL}/{hex_of(digest)}"
-        start = self._root.size(partial) if self._root.exists(partial) else 0
-        async for chunk in self._channel.content(digest, start=start):
+        have = self._root.size(partial) if self._root.exists(partial) else 0
+        async for chunk in self._channel.content(digest, start=have):
+            have += len(chunk)
+            if have > (size or _MAX_BYTES):
+                # Whoever sends more than there is must not fill the disk.
+                self._root.remove(partial)
+                raise DigestMismatch(digest, f"more than {size or _MAX_BYTES} bytes")
             self._root.append(partial, chunk)
+        if size and have < size:
+            raise SkerryError(
+                f"download of {digest[:19]}… ended after {have} of {size} bytes",
+                hint="it goes on there by itself",
+                reason="DownloadInterrupted",
+                retryable=True,
+            )
         return self._accept(digest, partial, place)
 
     def _accept(self, digest: str, partial: str, place: str) -> str:
@@ -93,7 +107,7 @@ class ContentStore:
             self._root.remove(partial)
             raise DigestMismatch(digest, found)
         if not self._root.exists(partial):  # the empty blob
-            self._root.write(partial, b"")
+            self._root.write(partial, b"", mode=0o600)
         self._root.rename(partial, place)
         return place
 

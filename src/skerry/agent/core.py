@@ -6,15 +6,17 @@ else, signatures and journal included, is this same code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import anyio
 import msgspec
 import structlog
 
-from skerry.agent import facts, paths, register
-from skerry.agent.channel import Channel, HttpChannel
+from skerry.agent import facts, register
+from skerry.agent.channel import Channel, HttpChannel, certificate_begins
+from skerry.agent.clockfloor import ClockFloor, SetClock
 from skerry.agent.content import Content, ContentStore
 from skerry.agent.identity import (
     Counter,
@@ -26,10 +28,11 @@ from skerry.agent.identity import (
 )
 from skerry.agent.journal import EventLog, Journal
 from skerry.agent.kube.engine import KubeEngine
+from skerry.agent.labels import EVERY_S, Gathered, LabelSource, follow
 from skerry.agent.selfupdate import Updater
 from skerry.agent.slots import AgentSlots
 from skerry.agent.standing import Standing
-from skerry.agent.sync import HOLD_S, LocalStatus, Syncer
+from skerry.agent.sync import HOLD_S, LocalStatus, Syncer, save_status
 from skerry.agent.work import Worker
 from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
@@ -47,7 +50,8 @@ _ASK_MAX_S = 60.0
 class Parts:
     """The doors that the agent works through. `hold_s` is how long the manager may hold a sync;
     a fleet that shares its connections asks for 0. `slot` is the slot that this program lies in;
-    one that lies in none does not replace itself."""
+    one that lies in none does not replace itself. `set_clock` is None where the clock is not this
+    machine's own: in containers and simulations."""
 
     root: Root
     runner: Runner
@@ -58,6 +62,8 @@ class Parts:
     idle_s: float = 10.0
     hold_s: int = HOLD_S
     slot: str = ""
+    set_clock: SetClock | None = None
+    certificate_begins: Callable[[Identity], Awaitable[datetime | None]] = certificate_begins
 
 
 async def run_agent(parts: Parts) -> None:
@@ -65,43 +71,52 @@ async def run_agent(parts: Parts) -> None:
     identity = load_identity(parts.root)
     keys = load_or_make_keys(parts.root)
     counter = Counter(parts.root)
+    floor = ClockFloor(parts.root, parts.runner, parts.clock, parts.set_clock)
+    floor.saw_assignment(identity)
+    if stepped := await floor.hold():
+        EventLog(parts.root).add("ClockStepped", stepped, at=parts.clock.now(), severity="warning")
     channel = parts.channel(identity, keys, counter)
     try:
         if not identity.approved:
-            identity = await _register(parts, channel, identity, keys)
+            identity = await _register(parts, channel, identity, keys, floor)
             await channel.close()
             channel = parts.channel(identity, keys, counter)
-        await _live(parts, channel, identity, keys)
+        register.forget_token(parts.root)
+        await _live(parts, channel, identity, keys, floor)
     finally:
         with anyio.CancelScope(shield=True):
             await channel.close()
 
 
-async def _register(parts: Parts, channel: Channel, identity: Identity, keys: HostKeys) -> Identity:
+async def _register(
+    parts: Parts, channel: Channel, identity: Identity, keys: HostKeys, floor: ClockFloor
+) -> Identity:
     found = parts.facts or await facts.host_facts(parts.root, parts.runner)
+    source = LabelSource(parts.root, parts.runner, identity.labels, identity.site)
+    mine, gathered_at = await source.gather(), parts.clock.monotonic()
     failures = 0
     while True:
+        if parts.clock.monotonic() - gathered_at >= EVERY_S:
+            mine, gathered_at = await source.gather(), parts.clock.monotonic()
         try:
-            identity, wait_s = await register.ask(parts.root, channel, identity, keys, found)
-            failures = 0
-            condition = Condition(
-                type="Registered",
-                status="True" if identity.approved else "False",
-                reason=identity.reason
-                or ("Registered" if identity.approved else "AwaitingApproval"),
-                message=identity.message,
+            identity, wait_s = await register.ask(
+                parts.root, channel, identity, keys, found, labels=mine.labels, site=mine.site
             )
+            failures = 0
+            condition = _answered(identity)
         except (SkerryError, OSError) as exc:
             # Refused or unreachable, or the disk is full: the host asks again in any case.
             failures += 1
             wait_s = min(2.0**failures, _ASK_MAX_S)
-            reason = (exc.reason if isinstance(exc, SkerryError) else "") or "HostError"
-            log.warning("registration.failed", reason=reason, message=str(exc))
-            condition = Condition(
-                type="Registered", status="False", reason=reason, message=str(exc)
-            )
+            condition = _unanswered(exc)
+            log.warning("registration.failed", reason=condition.reason, message=condition.message)
+            if condition.reason == "ClockWrong" and await _step_to_certificate(
+                parts, identity, floor
+            ):
+                wait_s = 0.0
+        conditions = (condition, mine.note) if mine.note else (condition,)
         try:
-            _show_registration(parts.root, identity, keys, condition)
+            _show_registration(parts.root, identity, keys, conditions)
         except (SkerryError, OSError) as exc:
             log.warning("status.not-written", message=str(exc))
         if identity.approved:
@@ -109,8 +124,34 @@ async def _register(parts: Parts, channel: Channel, identity: Identity, keys: Ho
         await parts.clock.sleep(max(wait_s, 1.0))
 
 
+def _answered(identity: Identity) -> Condition:
+    return Condition(
+        type="Registered",
+        status="True" if identity.approved else "False",
+        reason=identity.reason or ("Registered" if identity.approved else "AwaitingApproval"),
+        message=identity.message,
+    )
+
+
+def _unanswered(exc: SkerryError | OSError) -> Condition:
+    if isinstance(exc, SkerryError):
+        reason, message = exc.reason or "AgentError", exc.message
+    else:
+        reason, message = "HostError", str(exc)
+    return Condition(type="Registered", status="False", reason=reason, message=message)
+
+
+async def _step_to_certificate(parts: Parts, identity: Identity, floor: ClockFloor) -> bool:
+    """Before registration nothing but the manager's certificate vouches for a time."""
+    begins = await parts.certificate_begins(identity)
+    if begins is None:
+        return False
+    floor.saw(begins)
+    return bool(await floor.hold())
+
+
 def _show_registration(
-    root: Root, identity: Identity, keys: HostKeys, condition: Condition
+    root: Root, identity: Identity, keys: HostKeys, conditions: tuple[Condition, ...]
 ) -> None:
     status = LocalStatus(
         identity_state=identity.state,
@@ -118,15 +159,19 @@ def _show_registration(
         manager=identity.manager,
         registration_code=identity.registration_code,
         fingerprint=keys.fingerprint,
-        conditions=(condition,),
+        conditions=conditions,
     )
-    root.write(paths.STATUS, msgspec.json.encode(status))
+    save_status(root, status)
 
 
-async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKeys) -> None:
+async def _live(
+    parts: Parts, channel: Channel, identity: Identity, keys: HostKeys, floor: ClockFloor
+) -> None:
     content = ContentStore(parts.root, channel)
     events = EventLog(parts.root)
-    standing = Standing()
+    source = LabelSource(parts.root, parts.runner, identity.labels, identity.site)
+    mine = await source.gather()
+    standing = Standing(labels=mine.labels, note=mine.note)
     updater = _updater(parts, content, identity, events, standing)
     worker = Worker(
         root=parts.root,
@@ -153,12 +198,11 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
     async with anyio.create_task_group() as tg:
 
         async def revoked(message: str) -> None:
-            save_identity(
-                parts.root,
-                msgspec.structs.replace(
-                    syncer.identity, state="revoked", reason="Revoked", message=message
-                ),
+            # The renewal may have changed what the syncer holds; the screen shows its state.
+            syncer.identity = msgspec.structs.replace(
+                syncer.identity, state="revoked", reason="Revoked", message=message
             )
+            save_identity(parts.root, syncer.identity)
             log.warning("host.revoked", message=message)
             tg.cancel_scope.cancel()
 
@@ -173,10 +217,18 @@ async def _live(parts: Parts, channel: Channel, identity: Identity, keys: HostKe
             standing=standing,
             on_assignment=assigned,
             on_revoked=revoked,
+            floor=floor,
             hold_s=parts.hold_s,
         )
+
+        async def relabel(now: Gathered) -> None:
+            if (now.labels, now.note) != (standing.labels, standing.note):
+                standing.labels, standing.note = now.labels, now.note
+                standing.announce()
+
         tg.start_soon(worker.run)
         tg.start_soon(syncer.run)
+        tg.start_soon(follow, source, parts.clock, mine, relabel)
         if updater is not None:
             tg.start_soon(updater.run)
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from skerry.agent import paths
 from skerry.lib import pki
 from skerry.lib.errors import SkerryError
-from skerry.lib.files import Root
+from skerry.lib.files import DiskFull, Root
 from skerry.model.meta import Record
 from skerry.wire.envelope import KeyRole, TrustedKey
 
@@ -110,13 +110,25 @@ class Counter:
         self._reserved = self._next - 1
 
     def take(self) -> int:
-        """The next number; never seen before by anyone."""
-        if self._next > self._reserved:
-            self._reserved = self._next + _COUNTER_BLOCK
-            self._root.write(paths.COUNTER, str(self._reserved).encode(), mode=0o600)
+        """The next number; never seen before by anyone.
+
+        Raises DiskFull only when the last block is used up: a block is reserved well before, so
+        that a host with a full disk can still say so.
+        """
+        if self._next > self._reserved - _COUNTER_BLOCK // 2:
+            try:
+                self._reserve()
+            except (DiskFull, OSError):
+                if self._next > self._reserved:
+                    raise
         number = self._next
         self._next += 1
         return number
+
+    def _reserve(self) -> None:
+        end = self._next + _COUNTER_BLOCK
+        self._root.write(paths.COUNTER, str(end).encode(), mode=0o600)
+        self._reserved = end
 
 
 def boot_id(root: Root) -> str:

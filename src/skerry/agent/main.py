@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
@@ -18,17 +19,23 @@ import structlog
 
 from skerry import __version__
 from skerry.agent import bundle, paths, register
+from skerry.agent.clockfloor import ClockFloor, SetClock
 from skerry.agent.content import ContentStore
 from skerry.agent.core import Parts, run_agent
+from skerry.agent.facts import in_container
 from skerry.agent.identity import Identity, load_identity
 from skerry.agent.kube.kubeadm import KubeadmEngine
+from skerry.agent.labels import check_settings
 from skerry.agent.remove import remove_agent
+from skerry.agent.settings import AgentSettings
 from skerry.agent.slots import slot_of
-from skerry.agent.sync import LocalStatus
-from skerry.lib.clock import SystemClock
+from skerry.agent.sync import load_status
+from skerry.lib.clock import SystemClock, set_system_clock
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskRoot, Root
-from skerry.lib.proc import SystemRunner
+from skerry.lib.proc import Runner, SystemRunner
+from skerry.model.labels import host_labels
+from skerry.model.problems import DocumentInvalid
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
     remove = commands.add_parser("remove", help="remove skerry and its cluster from this host")
     remove.add_argument("--yes", action="store_true", help="do it without asking")
     remove.set_defaults(run=_remove)
+    clock = commands.add_parser(
+        "clock", help="step the clock to the newest time that the manager signed, if it is behind"
+    )
+    clock.set_defaults(run=_clock)
     status = commands.add_parser("status", help="what this host is and what it waits for")
     status.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="text (default) or json"
@@ -87,21 +98,57 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(_: argparse.Namespace) -> int:
-    clock, runner, root = SystemClock(), SystemRunner(), DiskRoot("/")
-    parts = Parts(
-        root=root,
-        runner=runner,
-        clock=clock,
-        engine=lambda content: KubeadmEngine(runner, root, clock, content),
-        slot=slot_of(os.path.realpath(sys.executable)),
-    )
-    anyio.run(run_agent, parts)
+    anyio.run(_work)
     return 0
+
+
+async def _work() -> None:
+    clock, runner, root = SystemClock(), SystemRunner(), DiskRoot("/")
+    await run_agent(
+        Parts(
+            root=root,
+            runner=runner,
+            clock=clock,
+            engine=lambda content: KubeadmEngine(runner, root, clock, content),
+            slot=slot_of(os.path.realpath(sys.executable)),
+            set_clock=await _set_clock(runner),
+        )
+    )
+
+
+async def _set_clock(runner: Runner) -> SetClock | None:
+    """A container's clock is the outer machine's: never touched."""
+    return None if await in_container(runner) else set_system_clock
+
+
+def _clock(_: argparse.Namespace) -> int:
+    anyio.run(_hold_clock)
+    return 0
+
+
+async def _hold_clock() -> None:
+    root, runner = DiskRoot("/"), SystemRunner()
+    floor = ClockFloor(root, runner, SystemClock(), await _set_clock(runner))
+    floor.saw_assignment(load_identity(root))
+    print(await floor.hold() or "the clock is left as it is")
 
 
 def _register(arguments: argparse.Namespace) -> int:
     root: Root = DiskRoot("/")
     labels = dict(_label(text) for text in arguments.label)
+    _, refused = host_labels("--label", labels)
+    if refused:
+        raise DocumentInvalid("the command line", refused)
+    settings, problems = check_settings(root)
+    if problems and settings == AgentSettings():
+        raise DocumentInvalid(paths.SETTINGS, problems)
+    for problem in problems:
+        print(f"warning: {problem.path}: {problem.message}", file=sys.stderr)
+    address = urlsplit(arguments.manager)
+    if address.scheme != "https" or not address.hostname:
+        raise SkerryError(
+            f"not a manager's address: {arguments.manager!r}", hint="write https://NAME:PORT"
+        )
     with open(arguments.trust, encoding="utf-8") as stream:
         trust = stream.read()
     register.prepare(
@@ -152,12 +199,12 @@ def _label(text: str) -> tuple[str, str]:
 
 def _status(arguments: argparse.Namespace) -> int:
     root = DiskRoot("/")
-    if not root.exists(paths.STATUS):
+    status = load_status(root)
+    if status is None:
         raise SkerryError(
             "this host is not registered with a manager",
             hint="run the install line that 'skerry token create' prints",
         )
-    status = msgspec.json.decode(root.read(paths.STATUS), type=LocalStatus)
     if arguments.output == "json":
         print(json.dumps(msgspec.to_builtins(status), indent=2))
         return 0

@@ -22,6 +22,12 @@ EVENTS = f"{STATE}/journal/events.json"
 CONTENT = f"{STATE}/content/sha256"
 PARTIAL = f"{STATE}/content/partial"
 
+LABELS = f"{STATE}/labels.json"
+CLOCK_FLOOR = f"{STATE}/identity/clock-floor"
+
+COMMAND = "/usr/local/bin/skerry-agent"
+SETTINGS = "/etc/skerry/agent.yaml"
+
 STATUS = f"{STATE}/status.json"
 
 # The agent's own two slots. The names below AGENT are known to watchdog.sh as well.
@@ -42,3 +48,5 @@ AGENT_UNIT = "skerry-agent.service"
 TRIAL_DROP_IN = f"{UNITS}/{AGENT_UNIT}.d/50-trial.conf"
 WATCHDOG_SERVICE = "skerry-agent-watchdog.service"
 WATCHDOG_TIMER = "skerry-agent-watchdog.timer"
+# Where the status goes while the disk is full; in memory, so gone with a reboot.
+STATUS_ASIDE = f"{RUN}/status.json"

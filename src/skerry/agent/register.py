@@ -34,7 +34,14 @@ def prepare(root: Root, identity: Identity, *, token: str) -> None:
 
 
 async def ask(
-    root: Root, channel: Channel, identity: Identity, keys: HostKeys, facts: HostFacts
+    root: Root,
+    channel: Channel,
+    identity: Identity,
+    keys: HostKeys,
+    facts: HostFacts,
+    *,
+    labels: dict[str, str] | None = None,
+    site: str = "",
 ) -> tuple[Identity, float]:
     """Ask once; the identity after the answer (saved) and seconds until the next question.
 
@@ -49,8 +56,8 @@ async def ask(
             sealing_key=sealing,
             facts=facts,
             token=token,
-            labels=identity.labels,
-            site=identity.site,
+            labels=identity.labels if labels is None else labels,
+            site=site or identity.site,
         )
     )
     after = _merge(identity, answer)
@@ -58,8 +65,14 @@ async def ask(
         save_identity(root, after)
         log.info("registration.changed", state=after.state, reason=after.reason)
     if answer.state in ("approved", "denied"):
-        root.remove(paths.TOKEN)
+        forget_token(root)
     return after, float(answer.retry_s)
+
+
+def forget_token(root: Root) -> None:
+    """Also called when a registered host starts: it may have died between answer and here."""
+    if root.exists(paths.TOKEN):
+        root.remove(paths.TOKEN)
 
 
 def renewal_due_at(identity: Identity) -> datetime:

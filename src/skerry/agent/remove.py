@@ -14,7 +14,6 @@ from skerry.lib.proc import Runner
 from skerry.plan.steps import Reset
 
 INSTALLED = "/opt/skerry"
-COMMAND = "/usr/local/bin/skerry-agent"
 
 
 async def remove_agent(root: Root, runner: Runner, engine: KubeEngine) -> None:
@@ -29,7 +28,7 @@ async def remove_agent(root: Root, runner: Runner, engine: KubeEngine) -> None:
     root.remove(f"{paths.UNITS}/{paths.AGENT_UNIT}")
     await runner.run(["systemctl", "daemon-reload"], timeout_s=60, check=False)
     await runner.run(["systemctl", "reset-failed", paths.AGENT_UNIT], timeout_s=60, check=False)
-    root.remove(COMMAND)
+    root.remove(paths.COMMAND)
     root.remove(paths.RUN)
     remove_folder(root, paths.STATE, frozenset(mount_points(root)))
     root.remove(INSTALLED)

@@ -14,7 +14,7 @@ from skerry.model.meta import Condition
 class Standing:
     """What was last known. `worked` and `synced` say that the working and the syncing half have
     done their work at least once since this process started, `offline` that no manager answered
-    at the last try."""
+    at the last try; `labels` are those that the host brings, `note` what is wrong with them."""
 
     acknowledged: DesiredMark = DesiredMark()
     kubernetes: KubernetesState = KubernetesState()
@@ -22,6 +22,8 @@ class Standing:
     progress: Progress | None = None
     conditions: tuple[Condition, ...] = ()
     agent_condition: Condition | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    note: Condition | None = None
     worked: bool = False
     synced: bool = False
     offline: bool = False

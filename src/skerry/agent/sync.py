@@ -17,14 +17,16 @@ import structlog
 
 from skerry import __version__
 from skerry.agent import accept, facts, paths, register, wanted
-from skerry.agent.channel import Channel, ChannelFailed, ChannelRefused
+from skerry.agent.causes import ChannelFailed
+from skerry.agent.channel import Channel, ChannelRefused
+from skerry.agent.clockfloor import ClockFloor
 from skerry.agent.identity import HostKeys, Identity, boot_id
 from skerry.agent.journal import EventLog
 from skerry.agent.standing import Standing
 from skerry.lib.clock import Clock
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
-from skerry.lib.files import Root
+from skerry.lib.files import DiskFull, Root
 from skerry.lib.proc import Runner
 from skerry.model.kinds import Inventory
 from skerry.model.meta import Condition, Record
@@ -71,6 +73,7 @@ class Syncer:
     standing: Standing
     on_assignment: Callable[[], None]
     on_revoked: Callable[[str], Awaitable[None]]
+    floor: ClockFloor
     hold_s: int = HOLD_S
     _confirmed: str = ""
     _inventory: Inventory | None = None
@@ -79,6 +82,7 @@ class Syncer:
     _renew_at: float | None = None
     _line: Condition = Condition(type="Synced", status="Unknown", reason="Starting")
     _accepted: Condition | None = None
+    _clock: Condition | None = None
     _since: dict[str, Condition] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -89,7 +93,8 @@ class Syncer:
                 pause_s = await self.turn()
             except (SkerryError, OSError) as exc:
                 # The disk says no; what the manager was told stands, and the rest comes again.
-                log.warning("sync.hindered", message=str(exc))
+                reason = exc.reason if isinstance(exc, SkerryError) else "HostError"
+                log.warning("sync.hindered", reason=reason, message=str(exc))
                 self._failures += 1
                 pause_s = self._backoff()
             with anyio.move_on_after(pause_s):
@@ -131,6 +136,7 @@ class Syncer:
         self._failures = 0
         self.standing.synced, self.standing.offline = True, False
         self._line = Condition(type="Synced", status="True", reason="Synced")
+        await self._look_at_clock(answer)
         self._confirmed = "" if answer.want_report else answer.status_digest
         self.events.confirm(answer.events_through)
         if answer.assignment is not None:
@@ -169,6 +175,7 @@ class Syncer:
     def _take(self, envelope: Envelope) -> None:
         try:
             accept.accept(self.root, envelope, self.identity)
+            self.floor.saw_assignment(self.identity)
         except SkerryError as exc:
             self._accepted = Condition(
                 type="AssignmentAccepted", status="False", reason=exc.reason, message=exc.message
@@ -215,14 +222,29 @@ class Syncer:
         limit = min(2.0 ** min(self._failures, 9), _BACKOFF_MAX_S)
         return random.uniform(limit / 2, limit)  # noqa: S311  # spreads load, no secret
 
+    async def _look_at_clock(self, answer: SyncAnswer) -> None:
+        """The answer is signed for this very request, so its time is the manager's time now."""
+        if answer.now is None:
+            return
+        judged = self.floor.judge(answer.now)
+        self.floor.saw(answer.now)
+        if judged is not None and (stepped := await self.floor.hold()):
+            self.events.add("ClockStepped", stepped, at=self.clock.now(), severity="warning")
+            judged = self.floor.judge(answer.now)
+        if judged != self._clock:
+            self._clock = judged
+            if judged is not None:
+                log.warning("clock.wrong", reason=judged.reason, message=judged.message)
+
     async def _report(self) -> HostReport:
         now = self.clock.monotonic()
         if self._inventory is None or now - self._inventory_at > _INVENTORY_EVERY_S:
             self._inventory = await facts.inventory(self.root, self.runner)
             self._inventory_at = now
         conditions = [*self.standing.conditions]
-        if self._accepted is not None:
-            conditions.insert(0, self._accepted)
+        conditions[:0] = [
+            item for item in (self._accepted, self._clock, self.standing.note) if item is not None
+        ]
         if self.standing.agent_condition is not None:
             conditions.append(self.standing.agent_condition)
         return HostReport(
@@ -235,7 +257,7 @@ class Syncer:
             agent=self.standing.agent,
             progress=self.standing.progress,
             conditions=tuple(self._stamp(item) for item in conditions),
-            labels=self.identity.labels,
+            labels=self.standing.labels,
         )
 
     def _stamp(self, condition: Condition) -> Condition:
@@ -264,10 +286,29 @@ class Syncer:
             report=report,
             conditions=(self._stamp(self._line), *report.conditions),
         )
-        data = msgspec.json.encode(status)
         try:
-            if not self.root.exists(paths.STATUS) or self.root.read(paths.STATUS) != data:
-                self.root.write(paths.STATUS, data)
+            save_status(self.root, status)
         except (SkerryError, OSError) as exc:
             # What the host shows is then old; what it reports must not suffer for that.
             log.warning("status.not-written", message=str(exc))
+
+
+def save_status(root: Root, status: LocalStatus) -> None:
+    """Keep what people on the host are shown; in memory while the disk takes nothing more."""
+    data = msgspec.json.encode(status)
+    try:
+        if not root.exists(paths.STATUS) or root.read(paths.STATUS) != data:
+            root.write(paths.STATUS, data)
+        if root.exists(paths.STATUS_ASIDE):
+            root.remove(paths.STATUS_ASIDE)
+    except (DiskFull, OSError) as exc:
+        log.warning("status.aside", message=str(exc))
+        root.write(paths.STATUS_ASIDE, data)
+
+
+def load_status(root: Root) -> LocalStatus | None:
+    """The newest status; None before the agent ever ran."""
+    for path in (paths.STATUS_ASIDE, paths.STATUS):
+        if root.exists(path):
+            return msgspec.json.decode(root.read(path), type=LocalStatus)
+    return None

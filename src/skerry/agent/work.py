@@ -18,6 +18,7 @@ from skerry.agent.content import Content
 from skerry.agent.identity import HostKeys, Identity
 from skerry.agent.journal import Entry, EventLog, Failure, Journal, Verdict, advance
 from skerry.agent.kube.engine import KubeEngine
+from skerry.agent.redact import Redactor, redactor
 from skerry.agent.selfupdate import Updater
 from skerry.agent.slots import AgentStep
 from skerry.agent.standing import Standing
@@ -58,6 +59,10 @@ class Worker:
     updater: Updater | None = None
     wake: anyio.Event = field(default_factory=anyio.Event)
     idle_s: float = _IDLE_S
+    _clean: Redactor = Redactor()
+    _known: frozenset[str] = frozenset()
+    _secret_digest: str = ""
+    _secrets: tuple[str, ...] = ()
     _stopped: Failure | None = None
     _stopped_name: str = ""
     _tries: int = 0
@@ -105,6 +110,7 @@ class Worker:
     async def turn(self) -> float:
         """One round: finish the journal's operation or plan a new one. Seconds until the next."""
         entry = self.journal.load()
+        self._learn(*((entry.cluster, entry.previous) if entry else ()))
         if entry is not None:
             await self._carry_out(entry)
             return 0.0
@@ -119,6 +125,8 @@ class Worker:
                 self.keys,
                 architecture=facts.architecture(),
             )
+            if desired is not None:
+                self._learn(desired.cluster)
             observed = await self.engine.observe()
         except SkerryError as exc:
             self._refused(Failure(reason=exc.reason or "AgentError", message=exc.message))
@@ -140,6 +148,28 @@ class Worker:
         log.info("operation.started", operation=move.name, steps=len(move.steps))
         await self._carry_out(entry)
         return 0.0
+
+    def _learn(self, *clusters: DesiredCluster | None) -> None:
+        """Know what must not be seen before anything can fail with it."""
+        have = accept.stored(self.root, self.identity)
+        digest = have.digest if have else ""
+        if digest != self._secret_digest:
+            try:
+                self._secrets = accept.opened_secrets(self.root, self.identity, self.keys)
+            except SkerryError:
+                self._secrets = ()  # nothing of it will be used, so nothing can be quoted
+            self._secret_digest = digest
+        every = tuple(item for item in (*clusters, self.journal.last_good()) if item is not None)
+        known = frozenset(
+            (
+                digest,
+                *(cluster_digest(item) for item in every),
+                *(layer.digest for item in every for layer in item.layers),
+            )
+        )
+        if known != self._known:  # reading manifests is slow, and they seldom change
+            self._known = known
+            self._clean = redactor(self._secrets, *every)
 
     async def _plan(self, desired: DesiredHost, observed: KubeObserved) -> float:
         if desired.cluster is not None and desired.retry_failed != self.journal.retried():
@@ -281,7 +311,11 @@ class Worker:
 
     def _failure(self, reason: str, message: str, hint: str, step: str) -> Failure:
         return Failure(
-            reason=reason, message=message[:2000], hint=hint, step=step, at=self.clock.now()
+            reason=reason,
+            message=self._clean(message)[:2000],
+            hint=self._clean(hint),
+            step=step,
+            at=self.clock.now(),
         )
 
     def _end(self, entry: Entry, verdict: Verdict, failure: Failure | None) -> None:
@@ -346,7 +380,7 @@ class Worker:
 
     def _refused(self, failure: Failure) -> None:
         kept = tuple(item for item in self.standing.conditions if item.type != "Reconciled")
-        self.standing.conditions = (_reconciled(failure), *kept)
+        self.standing.conditions = (self._clean.condition(_reconciled(failure)), *kept)
         self.standing.announce()
 
     def _show(
@@ -357,6 +391,7 @@ class Worker:
         mark: DesiredMark | None,
     ) -> None:
         state = self._state(observed)
+        conditions = tuple(self._clean.condition(item) for item in conditions)
         before = (
             self.standing.kubernetes,
             _without_times(self.standing.conditions),
@@ -371,8 +406,15 @@ class Worker:
             self.standing.announce()
 
     def _state(self, observed: KubeObserved) -> KubernetesState:
-        failed = tuple(sorted(self.journal.failed()))
-        return msgspec.structs.replace(observed.to_state(), failed=failed)
+        state = observed.to_state()
+        return msgspec.structs.replace(
+            state,
+            failed=tuple(sorted(self.journal.failed())),
+            layers=tuple(
+                msgspec.structs.replace(layer, message=self._clean(layer.message))
+                for layer in state.layers
+            ),
+        )
 
     def _delay(self) -> float:
         return float(min(5 * 2 ** min(self._tries, 6), 300)) if self._tries else self.idle_s

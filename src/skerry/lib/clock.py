@@ -35,6 +35,11 @@ class SystemClock:
         await anyio.sleep(seconds)
 
 
+def set_system_clock(at: datetime) -> None:
+    """Step this computer's clock. Raises OSError when that is not allowed."""
+    time.clock_settime(time.CLOCK_REALTIME, at.timestamp())
+
+
 class ManualClock:
     """A clock that moves only when told, for tests and simulation."""
 

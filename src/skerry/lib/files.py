@@ -101,6 +101,17 @@ class Root(Protocol):
         ...
 
 
+def text_of(root: Root, path: str) -> str:
+    """A small file's text without the white space around it; "" when it cannot be read.
+
+    For procfs and sysfs, where a file may be missing, unreadable or answer with an I/O error.
+    """
+    try:
+        return root.read(path).decode(errors="replace").strip()
+    except (FileMissing, OSError):
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskRoot:
     """A folder on this machine's disk; `DiskRoot("/")` is the machine itself."""

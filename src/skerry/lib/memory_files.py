@@ -40,9 +40,8 @@ class MemoryRoot:
         self._cut_half = halfway
 
     def power_on(self) -> None:
-        """After a cut: forget what was never synced, and fail no more."""
+        """After a cut: fail no more."""
         self._cut_at = 0
-        self.folders.clear()
 
     def host_path(self, path: str) -> str:
         return path

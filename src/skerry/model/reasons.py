@@ -83,7 +83,10 @@ Starting | working | Agent starts | skerry-agent status
     The agent has just started.
 # the line
 ClockWrong | error | Clock is wrong | skerry-agent status
-    This host's clock is so far off that certificates do not count.
+    This host's clock is so far off that certificates do not count; set it, or let a time service
+    keep it.
+ManagerClockWrong | error | Manager's clock is wrong | skerry describe host {host}
+    The manager's clock shows a time before what it signed itself; set the manager's clock.
 DnsFailed | error | Name cannot be resolved | skerry-agent status
     The manager's name has no address on this host.
 ProxyRefused | error | Proxy refuses | skerry-agent status
@@ -206,6 +209,11 @@ AgentUnusable | error | New agent does not start here | skerry get artifacts
     A newer agent was brought to this host and cannot be used on it; the old one goes on.
 CertificatesExpiring | error | Certificates expire soon | skerry describe host {host}
     The cluster's certificates were not renewed in time.
+# the host works, something beside it does not
+SettingsInvalid | error | Agent settings are not valid | skerry-agent status
+    /etc/skerry/agent.yaml is not of the expected form; the host works on without it.
+LabelsInvalid | error | Labels are refused | skerry-agent status
+    Some labels that the host brings cannot be used; the others count.
 # ends by itself
 InProgress | working | Work is under way | skerry describe host {host}
     The host carries out its desired state.

@@ -10,7 +10,8 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from skerry.agent.channel import Channel, ChannelFailed
+from skerry.agent.causes import ChannelFailed
+from skerry.agent.channel import Channel
 from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
 from skerry.wire import messages

@@ -34,6 +34,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     nics: list[str]
     os: dict[str, str]
     gpus: list[dict[str, str]] = []
+    resolvers: list[str] = []
     tpm: bool = False
     secure_boot: bool = False
     virtualization: str = ""
@@ -83,7 +84,9 @@ class Machine:
                     "link_type": "ether",
                     "address": mac,
                     "operstate": "UP" if used else "DOWN",
-                    "addr_info": [{"family": "inet", "local": self.address}] if used else [],
+                    "addr_info": [{"family": "inet", "local": self.address, "prefixlen": 24}]
+                    if used
+                    else [],
                 }
             )
         return found
@@ -151,19 +154,21 @@ def shape_files(name: str) -> Mapping[str, bytes]:
             f'{key}="{value}"' for key, value in shape.os.items() if key != "kernel"
         ),
     }
-    for disk in shape.disks:
-        base = f"/sys/block/{disk['name']}"
-        made[f"{base}/size"] = str(disk["sectors"])
-        made[f"{base}/device/model"] = disk.get("model", "")
-        made[f"{base}/device/vendor"] = disk.get("vendor", "")
-        made[f"{base}/queue/rotational"] = "1" if disk.get("rotational") else "0"
+    made |= _disk_files(shape)
+    if shape.resolvers:
+        servers = "\n".join(f"nameserver {address}" for address in shape.resolvers)
+        made["/etc/resolv.conf"] = servers
     for gpu in shape.gpus:
         base = f"/sys/bus/pci/devices/{gpu['address']}"
         made |= {
             f"{base}/class": "0x030000",
             f"{base}/vendor": gpu["vendor"],
-            f"{base}/device": gpu["model"],
+            f"{base}/device": gpu["device"],
         }
+        if "memory" in gpu:
+            made[f"{base}/mem_info_vram_total"] = gpu["memory"]
+        if "model" in gpu:
+            made[f"{base}/product_name"] = gpu["model"]
     if shape.tpm:
         made["/sys/class/tpm/tpm0/tpm_version_major"] = "2"
     found = {path: f"{text}\n".encode() for path, text in made.items()}
@@ -171,6 +176,38 @@ def shape_files(name: str) -> Mapping[str, bytes]:
         name = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
         found[f"/sys/firmware/efi/efivars/{name}"] = b"\x06\x00\x00\x00\x01"
     return found
+
+
+def _disk_files(shape: Shape) -> dict[str, str]:
+    """Disks, their partitions and what is mounted, as sysfs and mountinfo show them."""
+    made: dict[str, str] = {}
+    lines: list[str] = []
+    for major, disk in enumerate(shape.disks, start=8):
+        base = f"/sys/block/{disk['name']}"
+        made |= {
+            f"{base}/dev": f"{major}:0",
+            f"{base}/size": str(disk["sectors"]),
+            f"{base}/device/model": disk.get("model", ""),
+            f"{base}/device/vendor": disk.get("vendor", ""),
+            f"{base}/queue/rotational": "1" if disk.get("rotational") else "0",
+        }
+        for index, part in enumerate(disk.get("partitions", ()), start=1):
+            place = f"{base}/{part['name']}"
+            made |= {
+                f"{place}/dev": f"{major}:{index}",
+                f"{place}/partition": str(index),
+                f"{place}/size": str(part["sectors"]),
+            }
+            if "mount" in part:
+                lines.append(
+                    f"{30 + len(lines)} 1 {major}:{index} / {part['mount']} rw,relatime shared:1"
+                    f" - {part['fs']} /dev/{part['name']} rw"
+                )
+            elif "fs" in part:
+                made[f"/run/udev/data/b{major}:{index}"] = f"E:ID_FS_TYPE={part['fs']}"
+    if lines:
+        made["/proc/self/mountinfo"] = "\n".join(lines)
+    return made
 
 
 def _uuid(digits: str) -> str:

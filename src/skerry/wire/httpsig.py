@@ -138,7 +138,7 @@ def _verify(message: Message | Answer, algorithm: Any, key: Any, parts: tuple[st
             body=message.body,
         )
     except (HTTPMessageSignaturesException, ValueError, KeyError) as exc:
-        raise MessageRefused(f"message signature refused: {exc}") from exc
+        raise MessageRefused(f"message signature refused: {str(exc) or 'does not fit'}") from exc
     if not results:
         raise MessageRefused("message carries no skerry signature")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from skerry.agent import paths
-from skerry.agent.channel import ChannelFailed
+from skerry.agent.causes import ChannelFailed
 from skerry.agent.content import ContentStore, DigestMismatch
 from skerry.lib.digest import hex_of, sha256
 from skerry.lib.errors import SkerryError

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from skerry.agent.channel import ChannelFailed
+from skerry.agent.clockfloor import ClockFloor
 from skerry.agent.identity import Identity, load_identity, load_or_make_keys
 from skerry.agent.journal import EventLog
 from skerry.agent.register import renewal_due_at
@@ -84,6 +85,7 @@ class Bench:
             root=self.root,
             runner=FakeRunner(),
             clock=self.clock,
+            floor=ClockFloor(self.root, FakeRunner(), self.clock),
             channel=self.manager,  # type: ignore[arg-type]  # only what is asked here
             identity=identity,
             keys=keys,

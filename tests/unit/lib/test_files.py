@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.lib.forgetful import ForgetfulDisk
 
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskFull, DiskRoot, FileMissing, Root
@@ -146,3 +147,56 @@ def test_power_cut_leaves_old_or_new_content_and_may_tear_an_append() -> None:
     with pytest.raises(PowerCut):
         root.append("/log", b"abcd")
     assert root.read("/log") == b"ab"
+
+
+def test_what_a_call_made_survives_a_disk_that_forgets_what_was_not_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "disk"
+    base.mkdir()
+    (base / "old").write_bytes(b"stays")
+    disk = ForgetfulDisk(base)
+    monkeypatch.setattr(os, "fsync", os.fsync)  # put back at the end
+    disk.watch()
+    root = DiskRoot(str(base))
+    changes: list[tuple[Callable[[], object], str, bytes | None]] = [
+        (lambda: root.write("/a/b/c/file", b"1"), "/a/b/c/file", b"1"),
+        (lambda: root.write("/a/b/c/file", b"2"), "/a/b/c/file", b"2"),
+        (lambda: root.append("/log/lines", b"x"), "/log/lines", b"x"),
+        (lambda: root.append("/log/lines", b"y"), "/log/lines", b"xy"),
+        (lambda: root.rename("/a/b", "/new/place"), "/new/place/c/file", b"2"),
+        (lambda: root.remove("/log/lines"), "/log/lines", None),
+        (lambda: root.write_chunks("/big/blob", (b"a", b"b")), "/big/blob", b"ab"),
+        (lambda: root.link("/links/current", "/big/blob"), "/links/current", None),
+        (lambda: root.mkdir("/empty/folder"), "/empty/folder", None),
+    ]
+
+    for number, (change, path, wanted) in enumerate(changes):
+        change()
+        left = tmp_path / f"left-{number}"
+        disk.write_out(left)
+
+        found = DiskRoot(str(left))
+        assert found.read("/old") == b"stays"
+        if wanted is not None:
+            assert found.read(path) == wanted
+        else:
+            assert found.exists(path) == (path != "/log/lines")
+
+
+def test_the_forgetful_disk_does_forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "disk"
+    base.mkdir()
+    disk = ForgetfulDisk(base)
+    monkeypatch.setattr(os, "fsync", os.fsync)
+    disk.watch()
+    (base / "named").write_bytes(b"never synced")
+    fd = os.open(base, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    (base / "unnamed").write_bytes(b"neither")
+
+    disk.write_out(tmp_path / "left")
+
+    assert (tmp_path / "left" / "named").read_bytes() == b""
+    assert not (tmp_path / "left" / "unnamed").exists()

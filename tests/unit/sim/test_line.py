@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from skerry.agent.channel import ChannelFailed
+from skerry.agent.causes import ChannelFailed
 from skerry.lib.clock import ManualClock
 from skerry.lib.errors import SkerryError
 from skerry.sim.line import Faults, Line

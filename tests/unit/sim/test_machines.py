@@ -32,7 +32,13 @@ async def test_agent_reads_every_shape_as_it_is_described(shape: Shape) -> None:
     assert all(disk.size_bytes > 30 * 10**9 for disk in found.disks)
     assert [nic.name for nic in found.nics] == shape.nics
     assert [nic.is_default for nic in found.nics] == [True] + [False] * (len(shape.nics) - 1)
-    assert len(found.gpus) == len(shape.gpus)
+    assert [len(disk.partitions) for disk in found.disks] == [
+        len(disk.get("partitions", ())) for disk in shape.disks
+    ]
+    assert found.nics[0].subnet.endswith(".0/24")
+    assert found.nics[0].gateway == found.nics[0].addresses[0].rpartition(".")[0] + ".1"
+    assert list(found.nics[0].dns) == shape.resolvers
+    assert sum(gpu.count for gpu in found.gpus) == len(shape.gpus)
     assert (found.tpm, found.secure_boot) == (shape.tpm, shape.secure_boot)
     assert found.virtualization == shape.virtualization
     assert (found.os_name, found.architecture) == (shape.os["ID"], architecture())

@@ -23,6 +23,7 @@ from skerry.model.kinds import (
     KubernetesState,
     LayerState,
     Nic,
+    Partition,
     Progress,
 )
 from skerry.model.meta import Condition
@@ -85,13 +86,44 @@ _REPORT = messages.HostReport(
         cpu_model="Example",
         cpu_cores=2,
         memory_bytes=1 << 32,
-        disks=(Disk(name="sda", size_bytes=1 << 36, model="Disk", vendor="V", rotational=True),),
-        nics=(Nic(name="eth0", mac="02:00:00:00:00:01", addresses=("192.0.2.7",), state="up"),),
-        gpus=(Gpu(vendor="V", model="M", address="0000:00:02.0"),),
+        disks=(
+            Disk(
+                name="sda",
+                size_bytes=1 << 36,
+                model="Disk",
+                vendor="V",
+                rotational=True,
+                partitions=(
+                    Partition(
+                        name="sda1",
+                        size_bytes=1 << 30,
+                        file_system="ext4",
+                        mount_point="/",
+                        free_bytes=1 << 20,
+                    ),
+                ),
+            ),
+        ),
+        nics=(
+            Nic(
+                name="eth0",
+                mac="02:00:00:00:00:01",
+                addresses=("192.0.2.7",),
+                is_default=True,
+                state="up",
+                subnet="192.0.2.0/24",
+                gateway="192.0.2.1",
+                dns=("192.0.2.1",),
+            ),
+        ),
+        gpus=(Gpu(vendor="V", model="M", memory_bytes=1 << 30, addresses=("0000:00:02.0",)),),
+        host_type="agent-mode",
+        os_family="linux",
         os_name="Debian",
         os_version="13",
         kernel="6.12",
         tpm=True,
+        tpm_version="2.0",
     ),
     kubernetes=KubernetesState(
         cluster="harbour",

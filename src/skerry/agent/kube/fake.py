@@ -51,6 +51,7 @@ class _Kept(Record, frozen=True, kw_only=True):
     fetched: tuple[str, ...] = ()
     imported: tuple[str, ...] = ()
     points: dict[str, _Saved] = {}
+    bad_versions: tuple[str, ...] = ()
 
 
 class FakeKubeEngine:
@@ -82,6 +83,7 @@ class FakeKubeEngine:
                 fetched=tuple(sorted(self._fetched)),
                 imported=tuple(sorted(self._imported)),
                 points=self._points,
+                bad_versions=tuple(sorted(self.faults.bad_versions)),
             )
         )
 
@@ -91,6 +93,7 @@ class FakeKubeEngine:
         self._state, self._config, self.objects = kept.state, kept.config, kept.objects
         self._fetched, self._imported = set(kept.fetched), set(kept.imported)
         self._points = kept.points
+        self.faults.bad_versions |= frozenset(kept.bad_versions)
 
     async def observe(self) -> KubeObserved:
         """The state now."""

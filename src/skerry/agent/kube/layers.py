@@ -33,6 +33,7 @@ from skerry.agent.kube.inventory import (
     save,
 )
 from skerry.agent.kube.record import Doors
+from skerry.agent.redact import yaml_problem
 from skerry.lib import plain_yaml
 from skerry.lib.errors import SkerryError
 from skerry.lib.proc import CommandFailed, CommandTimedOut
@@ -59,7 +60,7 @@ def parse(layer: DesiredLayer) -> list[dict[str, Any]]:
     try:
         documents = [item for item in plain_yaml.load_all(layer.manifests) if item is not None]
     except yaml.YAMLError as exc:
-        raise _invalid(layer, f"its manifests are not YAML: {exc}") from exc
+        raise _invalid(layer, f"its manifests are not YAML: {yaml_problem(exc)}") from exc
     objects: list[dict[str, Any]] = []
     for document in documents:
         if not isinstance(document, dict):

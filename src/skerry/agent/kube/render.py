@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from skerry.agent.kube import places
+from skerry.agent.paths import COMMAND
 from skerry.plan.desired import DesiredCluster
 from skerry.plan.kubernetes import DNS_DOMAIN, KubernetesValues, no_proxy_list
 
@@ -288,6 +289,7 @@ After=systemd-modules-load.service systemd-sysctl.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+ExecStart=-{COMMAND} clock
 ExecStart=-modprobe -a overlay br_netfilter
 ExecStart=-ip link add {places.BRIDGE} type bridge
 ExecStart=ip address replace {address}/{bits} dev {places.BRIDGE}

@@ -7,16 +7,19 @@ idempotent and may overtake other requests, so it only needs a valid signature.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from skerry.lib import pki
 from skerry.lib.errors import SkerryError
 from skerry.manager.services import hosts
-from skerry.manager.services.centre import Centre
-from skerry.manager.store.protocol import AnyResource, NotFound
+from skerry.manager.services.centre import Centre, event
+from skerry.manager.store.protocol import AnyResource, NotFound, WriteSet
 from skerry.model.kinds import Approval
 from skerry.wire import httpsig
+
+_REPLAY_EVERY = timedelta(hours=1)
 
 
 class ChannelRefused(SkerryError):
@@ -48,8 +51,29 @@ async def identify(centre: Centre, message: httpsig.Message, *, counted: bool) -
     if host.spec.approval is not Approval.APPROVED:
         raise ChannelRefused(403, "AwaitingApproval", f"host {host.name} is not approved")
     if counted:
-        check_counter(centre, uid, counter, durable=host.status.counter)
+        try:
+            check_counter(centre, uid, counter, durable=host.status.counter)
+        except ChannelRefused as exc:
+            await _tell_replay(centre, host, exc.message)
+            raise
     return Sender(host, counter)
+
+
+async def _tell_replay(centre: Centre, host: AnyResource, message: str) -> None:
+    """People see a copied disk at the centre too; once an hour, however often it calls."""
+    now = centre.clock.now()
+    before = centre.live.replays.get(host.uid)
+    if before is not None and now - before < _REPLAY_EVERY:
+        return
+    centre.live.replays[host.uid] = now
+    told = event(
+        centre,
+        host,
+        "RequestReplayed",
+        f"{message}; the host's disk was copied or set back, or somebody repeats its requests",
+        severity="warning",
+    )
+    await centre.store.commit(WriteSet(events=(told,)))
 
 
 def check_signature(message: httpsig.Message, key: ec.EllipticCurvePublicKey) -> int:

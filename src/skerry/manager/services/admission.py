@@ -18,11 +18,10 @@ import msgspec
 
 from skerry.manager.store.protocol import AnyResource
 from skerry.model.kinds import KINDS, Kind, Scope, find_kind
+from skerry.model.labels import check_labels, kind_of, quoted
 from skerry.model.meta import (
     API_VERSION,
     DEFAULT_PROJECT,
-    LABEL_KEY_PATTERN,
-    LABEL_VALUE_PATTERN,
     NAME_PATTERN,
     Metadata,
     Resource,
@@ -33,15 +32,6 @@ _TOP = ("apiVersion", "kind", "metadata", "spec", "status")
 _NAME_HINT = (
     "lower case letters, digits and hyphens, at most 63, starting and ending with no hyphen"
 )
-_TYPES = {
-    dict: "a mapping",
-    list: "a list",
-    str: "text",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    type(None): "empty",
-}
 _SCHEMA_TYPES = {
     "object": "a mapping",
     "array": "a list",
@@ -51,7 +41,6 @@ _SCHEMA_TYPES = {
     "number": "a number",
     "null": "empty",
 }
-MAX_LABELS = 64
 MAX_PROBLEMS = 100
 _MAX_PATH_CHARS = 200
 MAX_ANNOTATION_CHARS = 64 * 1024
@@ -63,7 +52,7 @@ def check_document(raw: Any, *, kind: Kind | None = None) -> AnyResource | list[
     `kind` is what the route wants; without it any writable kind will do.
     """
     if not isinstance(raw, Mapping):
-        return [Problem(path="", message=f"a document is a mapping, this is {_kind_of(raw)}")]
+        return [Problem(path="", message=f"a document is a mapping, this is {kind_of(raw)}")]
     problems = list(islice(_check_top(raw), MAX_PROBLEMS))
     found = _check_kind(raw, kind, problems)
     problems += _check_metadata(raw.get("metadata"), found)
@@ -107,7 +96,7 @@ def _check_top(raw: Mapping[str, Any]) -> Iterator[Problem]:
     if version != API_VERSION:
         yield Problem(
             path="apiVersion",
-            message=f"unknown version {_quoted(version)}",
+            message=f"unknown version {quoted(version)}",
             hint=f"write {API_VERSION}",
         )
     for key in raw:
@@ -125,7 +114,7 @@ def _check_kind(
         hint = f"did you mean {near.name}?" if near else f"one of: {', '.join(KINDS)}"
         if isinstance(text, str) and near is None:
             hint = _nearest(text, tuple(KINDS)) or hint
-        message = "kind is missing" if text is None else f"unknown kind {_quoted(text)}"
+        message = "kind is missing" if text is None else f"unknown kind {quoted(text)}"
         problems.append(Problem(path="kind", message=message, hint=hint))
         return None
     if wanted is not None and found.name != wanted.name:
@@ -183,37 +172,8 @@ def _check_name(path: str, value: Any) -> list[Problem]:
     if value is None or value == "":
         return [Problem(path=path, message="is missing", hint=_NAME_HINT)]
     if not isinstance(value, str) or re.fullmatch(NAME_PATTERN.strip("^$"), value) is None:
-        return [Problem(path=path, message=f"{_quoted(value)} is not a name", hint=_NAME_HINT)]
+        return [Problem(path=path, message=f"{quoted(value)} is not a name", hint=_NAME_HINT)]
     return []
-
-
-def check_labels(path: str, raw: Any) -> list[Problem]:
-    """What is wrong with labels, by Kubernetes' syntax."""
-    if not isinstance(raw, Mapping):
-        return [Problem(path=path, message=f"must be a mapping, is {_kind_of(raw)}")]
-    problems: list[Problem] = []
-    if len(raw) > MAX_LABELS:
-        problems.append(Problem(path=path, message=f"more than {MAX_LABELS} labels"))
-    for key, value in islice(raw.items(), MAX_PROBLEMS):
-        if not isinstance(key, str) or re.fullmatch(LABEL_KEY_PATTERN.strip("^$"), key) is None:
-            problems.append(
-                Problem(
-                    path=path,
-                    message=f"{_quoted(key)} is not a label key",
-                    hint="letters, digits, '-', '_', '.', with an optional prefix as example.org/",
-                )
-            )
-        if not isinstance(value, str) or (
-            re.fullmatch(LABEL_VALUE_PATTERN.removeprefix("^").removesuffix("$"), value) is None
-        ):
-            problems.append(
-                Problem(
-                    path=f"{path}.{key}",
-                    message=f"{_quoted(value)} is not a label value",
-                    hint="text of at most 63 letters, digits, '-', '_' and '.'; quote numbers",
-                )
-            )
-    return problems
 
 
 def _check_spec(kind: Kind, spec: Any) -> Iterator[Problem]:
@@ -244,7 +204,7 @@ def _strict(schema: Any) -> Any:
 
 def _problems_of(error: jsonschema.ValidationError, *, quote: bool) -> Iterator[Problem]:
     path = _path(error.absolute_path)
-    shown = _quoted(error.instance) if quote else "the value"
+    shown = quoted(error.instance) if quote else "the value"
     wanted: Any = error.validator_value
     schema: Any = error.schema
     instance: Any = error.instance
@@ -265,7 +225,7 @@ def _problems_of(error: jsonschema.ValidationError, *, quote: bool) -> Iterator[
         case "type":
             kinds = wanted if isinstance(wanted, list) else [wanted]
             words = " or ".join(_SCHEMA_TYPES.get(item, str(item)) for item in kinds)
-            yield Problem(path=path, message=f"must be {words}, is {_kind_of(error.instance)}")
+            yield Problem(path=path, message=f"must be {words}, is {kind_of(error.instance)}")
         case "enum":
             choices = ", ".join(str(item) for item in wanted)
             yield Problem(path=path, message=f"{shown} is not allowed", hint=f"one of: {choices}")
@@ -292,7 +252,7 @@ def _best_of(error: jsonschema.ValidationError, path: str, *, quote: bool) -> Pr
         value: Any = inner.validator_value
         kinds += [value] if isinstance(value, str) else []
     words = " or ".join(_SCHEMA_TYPES.get(item, item) for item in kinds)
-    return Problem(path=path, message=f"must be {words}, is {_kind_of(error.instance)}")
+    return Problem(path=path, message=f"must be {words}, is {kind_of(error.instance)}")
 
 
 def _decode(kind: Kind, raw: Mapping[str, Any]) -> AnyResource | list[Problem]:
@@ -337,12 +297,3 @@ def _pattern_hint(pattern: str) -> str:
     if plain.startswith(r"^\d+\.\d+\.\d+"):
         return "a version like 1.36.3"
     return f"must match {plain}"
-
-
-def _kind_of(value: Any) -> str:
-    return _TYPES.get(type(value), type(value).__name__)
-
-
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -56,10 +56,10 @@ class Live:
     """In memory only. `contacts` is the last sync by host uid, `unflushed` those not on disk.
 
     `denials` holds (reason, message) by key fingerprint, so that a host whose token was refused
-    keeps hearing why; `assignments` caches what is stored by host uid,
-    `agents` which agents are there. While `restored` is set the
-    manager only observes; `head` is the last audit record whose hash was signed and kept.
-    `look_again` asks the loops to go over everything in their next round.
+    keeps hearing why; `assignments` caches what is stored by host uid, `agents` which agents are
+    there; `replays` is when a host's repeated requests were last told to people. While `restored`
+    is set the manager only observes; `head` is the last audit record whose hash was signed and
+    kept. `look_again` asks the loops to go over everything in their next round.
     """
 
     contacts: dict[str, datetime] = field(default_factory=dict)
@@ -69,13 +69,14 @@ class Live:
     denials: dict[str, tuple[str, str]] = field(default_factory=dict)
     assignments: dict[str, Any] = field(default_factory=dict)
     agents: Any = None
+    replays: dict[str, datetime] = field(default_factory=dict)
     restored: RestoreMark | None = None
     head: int = 0
     look_again: bool = False
 
     def forget(self, uid: str) -> None:
         """A host is gone; what was held for it is answered."""
-        for kept in (self.contacts, self.counters, self.assignments):
+        for kept in (self.contacts, self.counters, self.assignments, self.replays):
             kept.pop(uid, None)
         self.unflushed.discard(uid)
         self.wake(uid)

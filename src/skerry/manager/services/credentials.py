@@ -45,6 +45,7 @@ class Credential:
     proven: bool = False
     take: Take | None = None
     claim: AnyResource | None = None
+    token: AnyResource | None = None
     denied: str = ""
     message: str = ""
 
@@ -79,9 +80,10 @@ async def _by_token(centre: Centre, asking: Asking) -> Credential:
     token = page.items[0]
     reason, message = judge_token(token, asking.address, centre.clock.now())
     if reason:
-        return Credential(denied=reason, message=message)
+        return Credential(denied=reason, message=message, token=token)
     return Credential(
         project=token.project,
+        token=token,
         site=token.spec.site,
         labels=token.spec.labels,
         approves=token.spec.auto_approve,

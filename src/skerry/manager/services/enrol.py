@@ -17,13 +17,13 @@ from skerry.lib import pki
 from skerry.lib.digest import sha256
 from skerry.lib.errors import SkerryError
 from skerry.manager.services import hosts, restored
-from skerry.manager.services.admission import check_labels
 from skerry.manager.services.centre import Centre, Contended, audit, event
 from skerry.manager.services.credentials import Asking, Credential, credential_of
 from skerry.manager.services.tokens import is_junk
 from skerry.manager.store.protocol import (
     AnyResource,
     Conflict,
+    Event,
     LimitReached,
     NotFound,
     Put,
@@ -33,14 +33,14 @@ from skerry.manager.store.protocol import (
     WriteSet,
 )
 from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus, Inventory, Nic
-from skerry.model.meta import Metadata, Resource
+from skerry.model.labels import host_labels
+from skerry.model.meta import DEFAULT_PROJECT, Metadata, Resource
 from skerry.wire.messages import EnrolRequest, EnrolState
 
 _TRIES = 12
 _RETRY_S = 10
 _DENIED_RETRY_S = 60
 _MAX_DENIALS = 10_000
-MAX_HOST_LABELS = 32
 
 
 class TooManyWaiting(SkerryError):
@@ -58,7 +58,9 @@ async def enrol(centre: Centre, asking: Asking) -> EnrolState:
             if there is not None and there.uid != made:
                 made = there.uid  # another request made this host a moment ago: look again
                 continue
-            return _deny(centre, asking, "TokenUsedUp", "the registration token is used up")
+            token = (await credential_of(centre, asking)).token
+            name = f"registration token {token.name}" if token else "the registration token"
+            return await _deny(centre, asking, "TokenUsedUp", f"{name} is used up", token)
         except Conflict:
             continue  # another request of this key, or a name that was taken meanwhile
     raise Contended("registration")
@@ -82,7 +84,7 @@ async def _once(centre: Centre, asking: Asking) -> EnrolState:
     stone_uid = await centre.store.value(hosts.STONE_KEYS, asking.fingerprint)
     credential = await credential_of(centre, asking)
     if credential.denied:
-        return _deny(centre, asking, credential.denied, credential.message)
+        return await _deny(centre, asking, credential.denied, credential.message, credential.token)
     remembered = centre.live.denials.get(asking.fingerprint)
     if remembered is not None and not credential.proven:
         return _denied(asking, *remembered)
@@ -240,11 +242,7 @@ async def _new_host(
     centre: Centre, asking: Asking, credential: Credential, now: datetime, *, approves: bool
 ) -> AnyResource:
     facts = asking.request.facts
-    own = {
-        key: value
-        for key, value in list(asking.request.labels.items())[:MAX_HOST_LABELS]
-        if not check_labels("", {key: value})
-    }
+    own, _ = host_labels("labels", asking.request.labels)
     site = credential.site or await _site(centre, credential.project, asking.request.site)
     status = HostStatus(
         phase=HostPhase.READY if approves else HostPhase.PENDING,
@@ -256,6 +254,7 @@ async def _new_host(
         agent_version=asking.request.agent_version[:60],
         addresses=tuple(item[:60] for item in facts.addresses[:32]),
         host_name=facts.host_name[:253],
+        own_labels=own,
         inventory=Inventory(
             architecture=facts.architecture[:20],
             serial="" if is_junk(facts.serial) else facts.serial[:100],
@@ -366,9 +365,23 @@ def _known_machine(asking: Asking) -> EnrolState:
     )
 
 
-def _deny(centre: Centre, asking: Asking, reason: str, message: str) -> EnrolState:
-    if len(centre.live.denials) < _MAX_DENIALS:
+async def _deny(
+    centre: Centre, asking: Asking, reason: str, message: str, token: AnyResource | None
+) -> EnrolState:
+    """Deny a machine that has no object here, and say so once where a person will look for it."""
+    if asking.fingerprint not in centre.live.denials and len(centre.live.denials) < _MAX_DENIALS:
         centre.live.denials[asking.fingerprint] = (reason, message)
+        name = asking.request.facts.host_name[:63] or "unnamed"
+        seen = Event(
+            at=centre.clock.now(),
+            object_kind="RegistrationToken" if token else "Host",
+            object_project=token.project if token else DEFAULT_PROJECT,
+            object_name=token.name if token else name,
+            reason=reason,
+            message=f"{name} (key {asking.fingerprint[:16]}) from {asking.address}: {message}",
+            severity="warning",
+        )
+        await centre.store.commit(WriteSet(events=(seen,)))
     return _denied(asking, reason, message)
 
 

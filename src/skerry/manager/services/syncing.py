@@ -12,10 +12,10 @@ import anyio
 import msgspec
 
 from skerry.manager.services import assignments, hosts, restored
-from skerry.manager.services.admission import MAX_LABELS, check_labels
 from skerry.manager.services.centre import Centre, Contended
 from skerry.manager.store.protocol import AnyResource, Conflict, Event, Put, SetValue, WriteSet
 from skerry.model.kinds import DesiredMark, HostStatus
+from skerry.model.labels import host_labels, merge
 from skerry.model.meta import Condition
 from skerry.wire.messages import HostEvent, HostReport, SyncAnswer, SyncRequest, apply_report
 
@@ -95,6 +95,7 @@ def _status(
             status,
             status_digest=request.status_digest[:100],
             conditions=_conditions(status, request.report),
+            own_labels=host_labels("labels", request.report.labels)[0],
         )
     mark = DesiredMark(epoch=request.acknowledged_epoch, digest=request.acknowledged_digest[:100])
     if mark != status.acknowledged and _may_acknowledge(mark, issued):
@@ -120,16 +121,12 @@ def _conditions(status: HostStatus, report: HostReport) -> tuple[Condition, ...]
 
 
 def _labels(host: AnyResource, report: HostReport | None) -> dict[str, str]:
-    """Labels that the host brings are added; what people set is never overwritten by a host."""
+    """The host's own labels follow it; what people decided is never overwritten by a host."""
     labels: dict[str, str] = host.metadata.labels
     if report is None:
         return labels
-    fresh = {
-        key: value
-        for key, value in list(report.labels.items())[: max(0, MAX_LABELS - len(labels))]
-        if key not in labels and not check_labels("", {key: value})
-    }
-    return {**labels, **fresh} if fresh else labels
+    own, _ = host_labels("labels", report.labels)
+    return merge(labels, before=host.status.own_labels, now=own)
 
 
 async def _floor(

@@ -16,12 +16,12 @@ from datetime import timedelta
 import msgspec
 
 from skerry.manager.services import install
-from skerry.manager.services.admission import check_labels
 from skerry.manager.services.centre import Caller, Centre, audit, event, require
 from skerry.manager.services.draft import Draft
 from skerry.manager.services.present import shown
 from skerry.manager.store.protocol import AnyResource, Conflict, Put, WriteSet
 from skerry.model.kinds import HostClaimSpec, RegistrationTokenSpec
+from skerry.model.labels import check_labels
 from skerry.model.problems import Problem
 
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
