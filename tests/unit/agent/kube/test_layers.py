@@ -228,8 +228,8 @@ async def test_a_new_version_that_does_not_come_up_is_not_ready_because_the_old_
     await apply(host, a_layer("web", DEPLOYMENT, namespace="shop"))
     stuck = deployment(ready=1)
     stuck["status"] = {**stuck["status"], "replicas": 2}
-    host.kubectl_items("deployments,daemonsets,statefulsets,jobs", items=[stuck])
-    host.kubectl_items("pods", items=[])
+    host.workloads(stuck)
+    host.pods()
 
     (layer,) = await layers.observe(host.doors)
 
