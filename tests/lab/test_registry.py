@@ -55,8 +55,12 @@ KUBECTL = ["/var/lib/skerry/links/kubectl", "--kubeconfig=/etc/kubernetes/admin.
 
 @dataclass
 class ForwardProxy:
-    """A forward proxy that knows CONNECT only, and what it was asked for."""
+    """A forward proxy that knows CONNECT only, and what it was asked for.
 
+    It leads to `only` and nowhere else, so that no test reaches beyond the lab.
+    """
+
+    only: str
     targets: list[str] = field(default_factory=list)
 
     async def serve(
@@ -78,15 +82,14 @@ class ForwardProxy:
                     head += await client.receive()
                 method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
                 self.targets.append(target)
-                if method != "CONNECT":
-                    await client.send(b"HTTP/1.1 405 CONNECT only\r\n\r\n")
+                if method != "CONNECT" or target.rpartition(":")[0] != self.only:
+                    await client.send(b"HTTP/1.1 403 Forbidden\r\n\r\n")
                     return
                 await self._tunnel(client, target)
 
     async def _tunnel(self, client: anyio.abc.SocketStream, target: str) -> None:
-        host, _, port = target.rpartition(":")
         try:
-            server = await anyio.connect_tcp(host.strip("[]"), int(port))
+            server = await anyio.connect_tcp(self.only, int(target.rpartition(":")[2]))
         except OSError:
             await client.send(b"HTTP/1.1 502 no way there\r\n\r\n")
             return
@@ -190,7 +193,7 @@ async def site(lab: Lab, lab_base: Path) -> AsyncIterator[Site]:
     program = await registry_program(cache, runner, os.environ)
     host = await lab.add_host(HOST)
     await host.start()
-    proxy = ForwardProxy()
+    proxy = ForwardProxy(str(lab.gateway))
     with tempfile.TemporaryDirectory(dir=lab_base) as folder:
         settings = Settings(
             data=f"{folder}/data",

@@ -35,6 +35,7 @@ HOSTS = (
     "auth.registry.k8s.io",
     "blobs.registry.k8s.io",
     "sbom.k8s.io",
+    "get.helm.sh",
 )
 
 

@@ -36,6 +36,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 VERSION = "1.36.3"
 TABLE = release_table(VERSION)
+# Files and images of one release.
+COUNT = len(needs_of(TABLE, "amd64").files) + len(TABLE.images)
 KUBEADM = f"https://dl.k8s.io/release/v{VERSION}/bin/linux/amd64/kubeadm"
 PAUSE = "registry.k8s.io/pause:3.10.2"
 FAKE = b"fake kubeadm, not a program. " * 400
@@ -69,6 +71,8 @@ def content(name: str, architecture: str) -> bytes:
     if name == "cni":
         plugins = ("bridge", "host-local", "loopback", "portmap", "ptp", "vlan")
         return tarball({f"./{item}": fake(item) for item in plugins})
+    if name == "helm":
+        return tarball({f"linux-{architecture}/helm": fake("helm")})
     return FAKE if name == "kubeadm" else fake(f"{name} {architecture}")
 
 
@@ -249,7 +253,8 @@ async def test_a_release_without_locked_digests_is_refused_by_every_name(
         await build(fetcher, tmp_path, known)
 
     assert caught.value.message.splitlines()[0] == (
-        "14 of 15 files of Kubernetes 1.36.3 for amd64 have no locked digest; nothing was fetched"
+        f"{COUNT - 1} of {COUNT} files of Kubernetes 1.36.3 for amd64 have no locked digest;"
+        " nothing was fetched"
     )
     assert "kubelet 1.36.3 (amd64)" in caught.value.message
     assert "runc 1.3.6 (amd64)" in caught.value.message
@@ -349,10 +354,10 @@ def test_lock_then_build_from_the_command_line(everything: Any, tmp_path: Path) 
     assert said_no.returncode == 130
     assert written.returncode == 0, written.stderr
     assert "trusted because upstream says so now; no signature was checked" in written.stderr
-    assert sum("  sha256:" in line for line in written.stdout.splitlines()) == 15
+    assert sum("  sha256:" in line for line in written.stdout.splitlines()) == COUNT
     lock = parse_lock((tmp_path / "official.lock.yaml").read_text(), where="there")
     assert lock.files["runc"]["1.3.6"].keys() == {"arm64"}
-    assert "nothing new: all 15 digests are locked already" in again.stderr
+    assert f"nothing new: all {COUNT} digests are locked already" in again.stderr
     assert built.returncode == 0, built.stderr
     assert "signatures not checked yet, cosign (keyless): kubeadm, kubelet" in built.stderr
     assert "signatures not checked yet, OpenPGP: runc" in built.stderr

@@ -319,7 +319,9 @@ def rollout_lacks(item: dict[str, Any]) -> str:
         ready = status.get("readyReplicas", 0)
     if min(fresh, ready) < wanted:
         return f"has {min(fresh, ready)} of {wanted} pods ready"
-    return ""
+    # Pods of the old version count as ready until the new ones take over.
+    old = status.get("replicas", fresh) - fresh if kind == "Deployment" else 0
+    return f"still needs {old} of its old pods" if old > 0 else ""
 
 
 async def system_lacks(doors: Doors) -> str:

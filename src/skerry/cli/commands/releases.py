@@ -72,7 +72,7 @@ async def build_kubernetes(
     compared with locked digests: those that come with skerry and those of your own lock file.
 
     Not checked yet with --from official: cosign signatures of Kubernetes' programs, SBOM and
-    images, GitHub's attestation of containerd, the OpenPGP signature of runc.
+    images, GitHub's attestation of containerd, the OpenPGP signatures of runc and Helm.
     """
     from skerry.builder.cache import default_cache
     from skerry.builder.release import build_release

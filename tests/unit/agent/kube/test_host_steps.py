@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import msgspec
@@ -431,3 +432,21 @@ async def test_a_step_of_a_later_agent_is_refused_by_name(host) -> None:
         await host.engine.perform(Other(), None)  # type: ignore[arg-type]
 
     assert caught.value.reason == "StepUnknown"
+
+
+async def test_other_registries_are_read_at_the_next_pull_and_restart_nothing(host) -> None:
+    host.remember()
+    release = host.release("1.36.3")
+    await host.engine.perform(do.UnpackRelease(version="1.36.3", release=release), host.cluster())
+    account = {"hosts": {"r.example:5000": {"username": "till", "password": "old"}}}
+    changed = {"hosts": {"r.example:5000": {"username": "till", "password": "new"}}}
+    for registries in (account, changed):
+        host.runner.calls.clear()
+        cluster = host.cluster(values={"registries": registries})
+        await host.engine.perform(do.ConfigureHost(version="1.36.3"), cluster)
+        await host.engine.perform(do.SwitchRuntime(version="1.36.3"), cluster)
+
+    hosts = host.root.read(f"{places.CERTS_D}/r.example:5000/hosts.toml").decode()
+    assert base64.b64encode(b"till:new").decode() in hosts
+    restarts = [call for call in host.runner.calls if "restart" in call]
+    assert restarts == []

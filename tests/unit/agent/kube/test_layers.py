@@ -221,6 +221,22 @@ async def test_a_pods_own_reason_and_image_are_told(host) -> None:
     assert layer.reason == "ImagePullFailed"
 
 
+async def test_a_new_version_that_does_not_come_up_is_not_ready_because_the_old_one_is(
+    host,
+) -> None:
+    host.remember()
+    await apply(host, a_layer("web", DEPLOYMENT, namespace="shop"))
+    stuck = deployment(ready=1)
+    stuck["status"] = {**stuck["status"], "replicas": 2}
+    host.workloads(stuck)
+    host.pods()
+
+    (layer,) = await layers.observe(host.doors)
+
+    assert not layer.ready
+    assert layer.message == "Deployment web still needs 1 of its old pods"
+
+
 async def test_a_workload_that_someone_deleted_is_asked_for_again(host) -> None:
     host.remember()
     await apply(host, a_layer("web", DEPLOYMENT, namespace="shop"))
