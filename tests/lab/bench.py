@@ -15,7 +15,6 @@ from typing import Any
 
 import anyio
 import httpx2
-import pytest
 
 from skerry.builder.cache import default_cache
 from skerry.builder.example import build_example
@@ -188,7 +187,8 @@ async def until(what: str, check: Callable[[], Awaitable[Any]], *, limit_s: floa
             except (SkerryError, httpx2.HTTPError, AssertionError) as exc:
                 seen = exc
             await anyio.sleep(1)
-    pytest.fail(f"{what} did not come about within {limit_s:g} s; last seen: {seen}")
+    # No pytest.fail: it is no Exception, and would end the event loop before the fixtures do.
+    raise AssertionError(f"{what} did not come about within {limit_s:g} s; last seen: {seen}")
 
 
 async def host_of(api: Api) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from skerry.lab import Lab, deviations
 from skerry.lib.proc import SystemRunner
 from skerry.manager.settings import Settings
 
-_CHAPTERS = pytest.StashKey[list[tuple[str, str, float]]]()
+_STORIES = pytest.StashKey[list[tuple[str, list[tuple[str, float]]]]]()
 
 
 @pytest.fixture(scope="session")
@@ -63,18 +63,20 @@ async def bench(lab: Lab, lab_base: Path, request: pytest.FixtureRequest) -> Asy
             sync_interval_s=5,
         )
         made = Bench(lab, host, settings, Path(folder), deviations(lab.facts))
+        # Before the story: one that fails is told too, as far as it came.
+        stories = request.config.stash.setdefault(_STORIES, [])
+        stories.append((Path(request.node.name).stem, made.chapters))
         yield made
-    told = request.config.stash.setdefault(_CHAPTERS, [])
-    told += [(Path(request.node.name).stem, name, seconds) for name, seconds in made.chapters]
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print how long each chapter took; nobody watches a story of minutes."""
-    chapters = config.stash.get(_CHAPTERS, [])
-    if not chapters:
+    stories = config.stash.get(_STORIES, [])
+    if not any(chapters for _, chapters in stories):
         return
     terminalreporter.section("seconds per chapter")
-    for module, name, seconds in chapters:
-        terminalreporter.write_line(f"{module:<20} {seconds:>7.1f}  {name}")
+    for module, chapters in stories:
+        for name, seconds in chapters:
+            terminalreporter.write_line(f"{module:<20} {seconds:>7.1f}  {name}")

@@ -45,34 +45,38 @@ async def a_foreign_kubelet_is_refused_by_name(bench: Bench, api: Api, kubernete
 
 
 async def layers_that_never_become_ready(bench: Bench, api: Api, kubernetes: str) -> None:
-    """An image that nobody has and a program that never says it is ready, then both repaired."""
-    broken = [
-        _layer("no-image", image="skerry.dev/example/none:9.9"),
-        _layer("never-ready", probe="false"),
-    ]
-    repaired = [_layer("no-image"), _layer("never-ready")]
+    """An image that nobody has and a program that never says it is ready, repaired one by one."""
+    image, probe = _layer("no-image", image="skerry.dev/example/none:9.9"), "false"
+    steps = {
+        "1.0.1": [image, _layer("never-ready", probe=probe)],
+        "1.0.2": [_layer("no-image"), _layer("never-ready", probe=probe)],
+        "1.0.3": [_layer("no-image"), _layer("never-ready")],
+    }
 
-    await apply(
-        api, bench.profile("1.0.1", kubernetes, {}, layers=broken), bench.cluster("1.0.1", "fog")
-    )
+    async def change(version: str) -> None:
+        profile = bench.profile(version, kubernetes, {}, layers=steps[version])
+        await apply(api, profile, bench.cluster(version, "fog"))
 
-    async def both_are_named() -> bool:
-        await _blamed(api, "LayerNotReady")
-        told = (await api.why_host("default", HOST))["message"]
-        assert "no-image: Deployment no-image has 0 of 1 pods ready: " in told, told
-        assert "skerry.dev/example/none:9.9" in told, told
-        assert "never-ready: Deployment never-ready has 0 of 1 pods ready" in told, told
+    async def told(reason: str, *words: str) -> bool:
+        await _blamed(api, reason)
+        message = (await api.why_host("default", HOST))["message"]
+        assert all(word in message for word in words), message
         return True
 
-    await until("the cause", both_are_named, limit_s=90)
-    why = await api.why_host("default", HOST)
-    assert why["nextAction"] == f"skerry describe cluster {CLUSTER}"
-    await _same_words(bench, api, "Layer is not ready")
+    await change("1.0.1")
+    both = (
+        "no-image: Deployment no-image has 0 of 1 pods ready: image skerry.dev/example/none:9.9",
+        "never-ready: Deployment never-ready has 0 of 1 pods ready",
+    )
+    await until("both causes", lambda: told("ImagePullFailed", *both), limit_s=120)
+    await _same_words(bench, api, "Image cannot be pulled")
     assert await bench.page()
 
-    await apply(
-        api, bench.profile("1.0.2", kubernetes, {}, layers=repaired), bench.cluster("1.0.2", "sun")
-    )
+    await change("1.0.2")
+    await until("the other cause", lambda: told("LayerNotReady", both[1]), limit_s=120)
+    await _same_words(bench, api, "Layer is not ready")
+
+    await change("1.0.3")
     await onboarding.wait_for_cluster(api, CLUSTER, limit_s=120)
 
 
