@@ -7,6 +7,7 @@ after one it waits a random part of the interval, so that a site's return makes 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class Syncer:
     _inventory_at: float = 0.0
     _failures: int = 0
     _renew_at: float | None = None
+    _renewed_at: float = -math.inf
     _line: Condition = Condition(type="Synced", status="Unknown", reason="Starting")
     _accepted: Condition | None = None
     _clock: Condition | None = None
@@ -196,7 +198,9 @@ class Syncer:
         now = self.clock.monotonic()
         if self._renew_at is None:
             due = register.renewal_due_at(self.identity)
-            self._renew_at = now + (due - self.clock.now()).total_seconds()
+            due_in_s = (due - self.clock.now()).total_seconds()
+            # With a clock that is far ahead a fresh certificate is due at once: not at every sync.
+            self._renew_at = max(now + due_in_s, self._renewed_at + _RENEW_AGAIN_S)
         if now < self._renew_at:
             return
         try:
@@ -205,7 +209,7 @@ class Syncer:
             log.warning("registration.not_renewed", reason=exc.reason, message=exc.message)
             self._renew_at = now + _RENEW_AGAIN_S
             return
-        self._renew_at = None
+        self._renew_at, self._renewed_at = None, now
 
     def _failed(self, exc: SkerryError, report: HostReport) -> float:
         self._failures += 1

@@ -13,6 +13,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,16 @@ class Site:
         return new
 
 
+class HostClock(SystemClock):
+    """Shows the manager's time, which stands still in these tests, and waits in real time."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    def now(self) -> datetime:
+        return self._manager.clock.now()
+
+
 @contextlib.asynccontextmanager
 async def site(
     manager: Manager, *, requests: Shape = plain, answers: Shape = plain
@@ -238,7 +249,7 @@ async def site(
     """A host that registers by token and goes on."""
     front = ShapedManager(manager.app, manager.centre.keys, answers)
     root = MemoryRoot()
-    clock = SystemClock()
+    clock = HostClock(manager)
     prepare(root, Identity(manager=BASE, authorities=()), token=await manager.token())
 
     class Line(ShapedChannel):
