@@ -30,7 +30,11 @@ from skerry.model.kinds import KINDS
 CHECKOUT = Path(__file__).resolve().parents[2]
 HOST = "harbour-1"
 CLUSTER = "harbour"
-KUBECTL = ["/var/lib/skerry/links/kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"]
+KUBECTL = [
+    "/var/lib/skerry/links/kubectl",
+    "--kubeconfig=/etc/kubernetes/admin.conf",
+    "--cache-dir=/dev/shm/kubectl",  # the test's own files are no trace of skerry's
+]
 
 WRITER = """
 apiVersion: apps/v1

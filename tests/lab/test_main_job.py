@@ -278,7 +278,8 @@ async def removal_leaves_no_trace(bench: Bench, before: trace.Trace) -> None:
 
     after = await trace.record(bench.host)
 
-    assert trace.differences(before, after) == []
+    left = trace.differences(before, after)
+    assert not left, "\n".join(left)
 
 
 async def _count(items: list[str]) -> int:

@@ -57,6 +57,9 @@ FOLDERS = (
     "/run/xtables.lock",
 )
 
+# Made when a pod mounts them or gets a network; others may use them too by the time of a reset.
+SHARED_FOLDERS = ("/run/netns", "/usr/lib/modules")
+
 
 async def configure(doors: Doors, cluster: DesiredCluster, *, version: str) -> None:
     """Write the host's files for a release and start the units that carry no workload."""
@@ -121,7 +124,7 @@ async def _record_before(doors: Doors) -> None:
     before = Before(
         sysctls=sysctls(doors),
         nft_tables=tuple(await nft_tables(doors)),
-        folders=tuple(path for path in FOLDERS if doors.root.exists(path)),
+        folders=tuple(path for path in (*FOLDERS, *SHARED_FOLDERS) if doors.root.exists(path)),
     )
     doors.root.write(places.BEFORE, msgspec.json.encode(before))
 

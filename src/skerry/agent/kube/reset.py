@@ -13,7 +13,13 @@ import msgspec
 
 from skerry.agent.kube import charts, places
 from skerry.agent.kube.engine import EngineFailed, Reason
-from skerry.agent.kube.hostsetup import FOLDERS, Before, nft_tables, sysctls
+from skerry.agent.kube.hostsetup import (
+    FOLDERS,
+    SHARED_FOLDERS,
+    Before,
+    nft_tables,
+    sysctls,
+)
 from skerry.agent.kube.record import Doors
 from skerry.agent.mounts import mount_points, remove_folder
 from skerry.lib.errors import SkerryError
@@ -49,6 +55,7 @@ async def reset(doors: Doors) -> None:
     before = _before(doors)
     await _stop(doors)
     await _unmount(doors)
+    await _control_groups(doors)
     await _network(doors, before)
     await _sysctls(doors, before)
     _files(doors, before)
@@ -99,6 +106,16 @@ async def _kill_tasks(doors: Doors) -> None:
             await doors.ctr("tasks", "kill", "-s", "SIGKILL", "-a", task, check=False)
     except SkerryError:
         return  # containerd is not there or does not answer; its group is killed next.
+
+
+async def _control_groups(doors: Doors) -> None:
+    """Remove the pods' groups. On cgroup v1 the service manager forgets those of controllers
+    that it does not use itself; a group that still holds a process stays."""
+    await doors.run(
+        *("find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", "*/kubepods*"),
+        *("-exec", "rmdir", "{}", "+"),
+        check=False,
+    )
 
 
 async def _unmount(doors: Doors) -> None:
@@ -181,6 +198,11 @@ def _files(doors: Doors, before: Before | None) -> None:
     for path in FOLDERS:
         if path not in had and path not in own_mounts:
             doors.root.remove(path)
+    if before:
+        for path in SHARED_FOLDERS:
+            free = path not in had and path not in own_mounts and not doors.root.list(path)
+            if free and doors.root.is_dir(path):
+                doors.root.remove(path)
     parent = places.RELEASES.rsplit("/", 1)[0]
     if not doors.root.list(parent):
         doors.root.remove(parent)

@@ -390,6 +390,22 @@ async def test_reset_removes_what_the_cluster_made_and_leaves_the_rest(host) -> 
     assert not observed.cluster_uid
 
 
+@pytest.mark.parametrize("used", [False, True])
+async def test_a_shared_folder_that_came_with_the_cluster_goes_only_when_empty(host, used) -> None:
+    before = hostsetup.Before(folders=("/usr/lib/modules",))
+    host.root.write(places.BEFORE, msgspec.json.encode(before))
+    host.remember()
+    host.root.mkdir("/usr/lib/modules")
+    host.root.mkdir("/run/netns")
+    if used:
+        host.root.write("/run/netns/somebody", b"")
+
+    await host.engine.perform(do.Reset(), None)
+
+    assert host.root.exists("/run/netns") is used
+    assert host.root.is_dir("/usr/lib/modules")
+
+
 async def test_reset_empties_a_folder_that_is_a_mount_of_its_own(host) -> None:
     host.remember()
     host.root.write(f"{places.KUBELET}/config.yaml", b"x")
