@@ -81,7 +81,7 @@ async def run_agent(parts: Parts) -> None:
             identity = await _register(parts, channel, identity, keys, floor)
             await channel.close()
             channel = parts.channel(identity, keys, counter)
-        register.forget_token(parts.root)
+        register.forget_secrets(parts.root)
         await _live(parts, channel, identity, keys, floor)
     finally:
         with anyio.CancelScope(shield=True):

@@ -161,6 +161,7 @@ def _register(arguments: argparse.Namespace) -> int:
             proxy=arguments.proxy or os.environ.get("SKERRY_PROXY", ""),
         ),
         token=os.environ.get("SKERRY_TOKEN", ""),
+        pairing_key=os.environ.get("SKERRY_PAIRING_KEY", ""),
     )
     print(f"registering with {arguments.manager}; see 'skerry-agent status'")
     return 0

@@ -10,6 +10,7 @@ HOST_KEY = f"{STATE}/identity/host.key"
 SEALING_KEY = f"{STATE}/identity/sealing.key"
 COUNTER = f"{STATE}/identity/counter"
 TOKEN = f"{STATE}/identity/token"
+PAIRING_KEY = f"{STATE}/identity/pairing-key"
 
 DESIRED = f"{STATE}/desired/current.json"
 LAST_GOOD = f"{STATE}/desired/good.json"

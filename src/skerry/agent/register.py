@@ -26,11 +26,12 @@ log = structlog.get_logger("skerry.agent.register")
 _RENEW_BEFORE = timedelta(days=30)
 
 
-def prepare(root: Root, identity: Identity, *, token: str) -> None:
-    """Remember where to register and with which token. Nothing is sent yet."""
+def prepare(root: Root, identity: Identity, *, token: str = "", pairing_key: str = "") -> None:
+    """Remember where to register and with which secret. Nothing is sent yet."""
     save_identity(root, identity)
-    if token:
-        root.write(paths.TOKEN, token.encode(), mode=0o600)
+    for path, secret in ((paths.TOKEN, token), (paths.PAIRING_KEY, pairing_key)):
+        if secret:
+            root.write(path, secret.encode(), mode=0o600)
 
 
 async def ask(
@@ -48,14 +49,14 @@ async def ask(
     Raises ChannelFailed, ChannelRefused.
     """
     public, sealing = public_keys(keys)
-    token = root.read(paths.TOKEN).decode() if root.exists(paths.TOKEN) else ""
     answer = await channel.enrol(
         EnrolRequest(
             agent_version=__version__,
             public_key=public,
             sealing_key=sealing,
             facts=facts,
-            token=token,
+            token=_secret(root, paths.TOKEN),
+            pairing_key=_secret(root, paths.PAIRING_KEY),
             labels=identity.labels if labels is None else labels,
             site=site or identity.site,
         )
@@ -65,14 +66,19 @@ async def ask(
         save_identity(root, after)
         log.info("registration.changed", state=after.state, reason=after.reason)
     if answer.state in ("approved", "denied"):
-        forget_token(root)
+        forget_secrets(root)
     return after, float(answer.retry_s)
 
 
-def forget_token(root: Root) -> None:
+def forget_secrets(root: Root) -> None:
     """Also called when a registered host starts: it may have died between answer and here."""
-    if root.exists(paths.TOKEN):
-        root.remove(paths.TOKEN)
+    for path in (paths.TOKEN, paths.PAIRING_KEY):
+        if root.exists(path):
+            root.remove(path)
+
+
+def _secret(root: Root, path: str) -> str:
+    return root.read(path).decode() if root.exists(path) else ""
 
 
 def renewal_due_at(identity: Identity) -> datetime:

@@ -38,6 +38,7 @@ ENVIRONMENT: dict[str, dict[str, str]] = {
     },
     "Host": {
         "SKERRY_TOKEN": "registration token, for the install line and `skerry-agent register`",
+        "SKERRY_PAIRING_KEY": "pairing key of a claim, for the same two",
         "SKERRY_PROXY": "HTTP proxy on the way to the manager, for the install line",
         "SKERRY_DEBUG": "`1` makes the agent write debug lines",
     },

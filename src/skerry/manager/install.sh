@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the skerry agent and registers this machine. Made by the manager: its address, its root
-# certificate and the digests of its archives are in here. Reads SKERRY_TOKEN and, when the way to
-# the manager leads through a proxy, SKERRY_PROXY from the environment.
+# certificate and the digests of its archives are in here. Reads SKERRY_TOKEN or SKERRY_PAIRING_KEY
+# and, when the way to the manager leads through a proxy, SKERRY_PROXY from the environment.
 set -eu
 
 manager=@MANAGER@
@@ -70,9 +70,9 @@ mv -T "$slots/.current.new" "$slots/current"
 
 ln -sfn "$slots/current/skerry-agent" /usr/local/bin/skerry-agent
 
-# Token and proxy stay in the environment: arguments can be read by every process.
+# Secrets and proxy stay in the environment: arguments can be read by every process.
 "$slots/current/skerry-agent" register --manager "$manager" --trust "$work/trust.pem"
-unset SKERRY_TOKEN SKERRY_PROXY https_proxy
+unset SKERRY_TOKEN SKERRY_PAIRING_KEY SKERRY_PROXY https_proxy
 if [ -f "$slots/current/skerry-agent.service" ]; then
   cp "$slots/current/skerry-agent.service" /etc/systemd/system/skerry-agent.service
 else

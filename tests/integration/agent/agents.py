@@ -47,6 +47,7 @@ class Agent:
     authority: str
     number: int = 1
     token: str = ""
+    pairing_key: str = ""
     root: MemoryRoot = field(default_factory=MemoryRoot)
     clock: HastyClock = field(default_factory=HastyClock)
     labels: dict[str, str] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Agent:
             self.root,
             Identity(manager=self.manager, authorities=(self.authority,), labels=self.labels),
             token=self.token,
+            pairing_key=self.pairing_key,
         )
 
     @property

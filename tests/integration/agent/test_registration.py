@@ -17,6 +17,7 @@ import pytest
 from tests.integration.agent.agents import Agent
 from tests.integration.sim.conftest import Manager
 
+from skerry.agent import paths
 from skerry.agent.identity import save_identity
 from skerry.lib import pki
 from skerry.manager.app import ServingInfo, serve
@@ -226,6 +227,37 @@ async def test_each_case_has_its_condition_on_both_sides(
             with anyio.fail_after(10):
                 while not await bench.at_manager(manager_says):  # noqa: ASYNC110  # its database
                     await anyio.sleep(0.05)
+        group.cancel_scope.cancel()
+
+
+async def test_a_pairing_key_lets_its_host_in_by_itself_once_and_is_forgotten(
+    manager: Manager, tmp_path: Path
+) -> None:
+    key = "one-machine-may-use-this"
+    made = await manager.apply(
+        {
+            "apiVersion": "skerry.dev/v1",
+            "kind": "HostClaim",
+            "metadata": {"name": "till"},
+            "spec": {"pairingKeyHash": tokens.hash_secret(key), "labels": {"tier": "till"}},
+        }
+    )
+    assert "SKERRY_TOKEN=" not in made.once["install"].replace("env=SKERRY_TOKEN", "")
+    async with anyio.create_task_group() as group:
+        bench = Bench(manager, tmp_path, group)
+        first, second = bench.agent(1), bench.agent(2)
+        for agent in (first, second):
+            agent.pairing_key = key
+            agent.register()
+
+        bench.start(first)
+        await first.until_synced()
+        bench.start(second)
+        await second.until_reason("TokenUnknown")
+
+        (host,) = await manager.list("Host")
+        assert host.metadata.labels["tier"] == "till"
+        assert not first.root.exists(paths.PAIRING_KEY)
         group.cancel_scope.cancel()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,6 +126,7 @@ def claim() -> None:
     metavar="FILE",
     help="File with the pairing key, - for standard input. Only a key approves by itself.",
 )
+@click.option("--new-pairing-key", "new_key", is_flag=True, help="Make a pairing key and show it.")
 @click.option("--site", default="", help="Its site.")
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Its labels.")
 @click.option("--host-name", default="", help="Its name here (default: what it calls itself).")
@@ -136,6 +138,7 @@ async def claim_create(
     mac: str,
     host_id: str,
     pairing_key: Any,
+    new_key: bool,
     site: str,
     labels: tuple[str, ...],
     host_name: str,
@@ -144,7 +147,8 @@ async def claim_create(
     """Expect a host by what identifies it.
 
     Serial, MAC and id can be copied by anybody, so they only fill in site and labels; the host
-    still waits for approval.
+    still waits for approval. A pairing key lets it in at once, one time. The line to paste on the
+    machine goes to standard output.
     """
     from skerry.model.kinds import KINDS
 
@@ -157,17 +161,23 @@ async def claim_create(
         "labels": pairs(labels, what="label"),
         "hostName": host_name,
     }
-    if pairing_key is not None:
+    key = (
+        secrets.token_urlsafe(24) if new_key else pairing_key.read().strip() if pairing_key else ""
+    )
+    if new_key and pairing_key:
+        raise click.UsageError("give a pairing key or ask for a new one, not both")
+    if key or pairing_key:
         # Only the hash leaves this computer.
-        key = pairing_key.read().strip()
         if len(key) < 16:
             raise click.UsageError("a pairing key has at least 16 characters")
         spec["pairingKeyHash"] = hashlib.sha256(key.encode()).hexdigest()
     async with connect() as api:
         where = project_of(api, kind, project)
         document = {"kind": kind.name, "metadata": {"name": name, "project": where}, "spec": spec}
-        await api.apply(kind, where, document, revision=0)
-    click.echo(f"{label_of(kind, name)} created")
+        made = await api.apply(kind, where, document, revision=0)
+    click.echo(f"{label_of(kind, name)} created; run this on the machine:", err=True)
+    given = f"SKERRY_PAIRING_KEY={shlex.quote(key)} " if key else ""
+    click.echo(f"{given}{made['install']}")
 
 
 @click.command()

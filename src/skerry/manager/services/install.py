@@ -19,6 +19,8 @@ ARCHIVE_PATH = "/agent/{architecture}/skerry-agent.tar.gz"
 ARCHITECTURES = ("amd64", "arm64")
 
 # curl reads them; what the machine excepts from its own proxy does not count for the manager.
+# What the script reads from the environment.
+_GIVEN = "SKERRY_TOKEN,SKERRY_PAIRING_KEY,SKERRY_PROXY"
 _USE_PROXY = 'export https_proxy="$SKERRY_PROXY"; unset no_proxy NO_PROXY'
 
 
@@ -51,10 +53,12 @@ def script(centre: Centre) -> bytes:
     )
 
 
-def install_line(centre: Centre, secret: str, *, proxy: str = "") -> str:
+def install_line(centre: Centre, secret: str = "", *, proxy: str = "") -> str:
     """What a person pastes on the machine, as root or as somebody who may use sudo.
 
-    With `proxy`, line and script fetch through it, and the agent keeps it.
+    `secret` is a registration token; without one the host waits for a person, or brings a pairing
+    key that the caller puts before the line as SKERRY_PAIRING_KEY. With `proxy`, line and script
+    fetch through it, and the agent keeps it.
     """
     wanted = sha256(script(centre)).removeprefix("sha256:")
     root = base64.b64encode("\n".join(centre.keys.authorities).encode()).decode()
@@ -67,9 +71,10 @@ def install_line(centre: Centre, secret: str, *, proxy: str = "") -> str:
             f'echo {root} | base64 -d > "$d/ca.pem"',
             f'curl -fsS --cacert "$d/ca.pem" -o "$d/install.sh" {centre.url}{SCRIPT_PATH}',
             f'echo "{wanted}  $d/install.sh" | sha256sum -c - > /dev/null',
-            's=; [ "$(id -u)" = 0 ] || s="sudo --preserve-env=SKERRY_TOKEN,SKERRY_PROXY"',
+            f's=; [ "$(id -u)" = 0 ] || s="sudo --preserve-env={_GIVEN}"',
             '$s sh "$d/install.sh"',
         )
     )
-    given = f"SKERRY_PROXY={shlex.quote(proxy)} " if proxy else ""
-    return f"SKERRY_TOKEN={secret} {given}sh -c {shlex.quote(inner)}"
+    given = f"SKERRY_TOKEN={secret} " if secret else ""
+    given += f"SKERRY_PROXY={shlex.quote(proxy)} " if proxy else ""
+    return f"{given}sh -c {shlex.quote(inner)}"

@@ -151,4 +151,5 @@ async def prepare_claim(
                 hint="hash the key: printf %s KEY | sha256sum",
             )
         )
-    return Draft(msgspec.structs.replace(new, spec=spec), problems=tuple(problems))
+    once = {"install": install.install_line(centre)} if old is None and not problems else {}
+    return Draft(msgspec.structs.replace(new, spec=spec), problems=tuple(problems), once=once)
