@@ -14,6 +14,7 @@ from skerry.builder.agent import build_agent
 from skerry.builder.cache import default_cache
 from skerry.builder.gomodules import machine_architecture
 from skerry.lab import Lab, deviations
+from skerry.lab.tree import DEFAULT_SUITE
 from skerry.lib.proc import SystemRunner
 from skerry.manager.settings import Settings
 
@@ -45,13 +46,16 @@ async def lab(
 
 @pytest.fixture(scope="module")
 async def bench(lab: Lab, lab_base: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    """A running host without skerry, and the settings of a manager that it can reach."""
+    """A running host without skerry, and the settings of a manager that it can reach.
+
+    A module that names a Debian release in SUITE gets a host of that release.
+    """
     archive = await build_agent(
         cache=default_cache(os.environ),
         runner=SystemRunner(),
         lock=CHECKOUT / "requirements" / "dev.txt",
     )
-    host = await lab.add_host(HOST)
+    host = await lab.add_host(HOST, suite=getattr(request.module, "SUITE", DEFAULT_SUITE))
     await host.start()
     with tempfile.TemporaryDirectory(dir=lab_base) as folder:
         settings = Settings(

@@ -44,10 +44,12 @@ from skerry.model.versions import version_order
 # The packages that the agent may import (the import contracts say the same).
 AGENT_PACKAGES = ("lib", "model", "plan", "wire", "client", "agent")
 
+# Beside the program: the lowest C library that it runs with, empty when it asks for none.
+GLIBC_FILE = "glibc"
 ARCHIVE_FILE = "skerry-agent.tar.gz"
 
 # Raised when the archive is made differently from the same sources.
-_ARCHIVE_FORM = 2
+_ARCHIVE_FORM = 3
 # Raised when the artifact around an equal archive is made differently.
 _LAYOUT_FORM = 1
 _BUILD_LIMIT_S = 900.0
@@ -330,6 +332,9 @@ def _freeze_command(environment: Path, scratch: Path) -> list[str]:
 
 
 def _pack(folder: Path, out: Path, *, version: str, python: str) -> AgentInfo:
+    # The install script reads it before anything of the archive is started.
+    glibc = glibc_floor(folder)
+    (folder / GLIBC_FILE).write_text(f"{glibc}\n")
     # gzip, not xz: every host has it. No name and no time in the header, for equal digests.
     with (
         out.open("wb") as raw,
@@ -344,7 +349,7 @@ def _pack(folder: Path, out: Path, *, version: str, python: str) -> AgentInfo:
         digest=digest,
         size_bytes=size,
         unpacked_bytes=sum(sizes),
-        glibc=glibc_floor(folder),
+        glibc=glibc,
         python=python,
     )
 

@@ -48,6 +48,15 @@ curl -fsS --retry 5 --retry-delay 2 --cacert "$work/trust.pem" \
 echo "$digest  $work/agent.tar.gz" | sha256sum -c - > /dev/null \
   || refuse "the agent archive has the wrong digest"
 
+# Before anything is changed: a system that is too old is named, not found out by a crash.
+needs=$(tar -xzOf "$work/agent.tar.gz" skerry-agent/glibc 2> /dev/null || true)
+if [ -n "$needs" ]; then
+  has=$(getconf GNU_LIBC_VERSION 2> /dev/null | cut -d ' ' -f 2 || true)
+  [ -n "$has" ] || refuse "this system has no glibc; the agent needs glibc $needs or later"
+  [ "$(printf '%s\n' "$needs" "$has" | sort -V | head -n 1)" = "$needs" ] \
+    || refuse "this system has glibc $has; the agent needs glibc $needs or later"
+fi
+
 umask 022
 # A trial of another agent that is still open ends here: what is installed now is what is wanted.
 state=/var/lib/skerry/agent

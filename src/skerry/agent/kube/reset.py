@@ -92,9 +92,7 @@ async def _stop(doors: Doors) -> None:
     for cgroup in ("kubepods.slice", "kubelet.slice"):
         await doors.systemctl("stop", cgroup, check=False)
     await _kill_tasks(doors)
-    await doors.systemctl(
-        *("kill", "--kill-whom=all", "--signal=SIGKILL", places.CONTAINERD_UNIT), check=False
-    )
+    await doors.systemctl(*("kill", "--signal=SIGKILL", places.CONTAINERD_UNIT), check=False)
     for unit in (places.CONTAINERD_UNIT, places.FENCE_UNIT, places.HOST_UNIT):
         await doors.systemctl("stop", unit, check=False)
 
