@@ -14,6 +14,7 @@ from skerry.manager.services import objects
 from skerry.manager.services.centre import INTERNAL, Centre
 from skerry.manager.store.protocol import Event, Put, WriteSet
 from skerry.model import kinds as k
+from skerry.model.inventory import Disk, Inventory, Nic
 from skerry.model.meta import Condition, Metadata, Resource
 
 PASSWORD = "kelp and granite 7"
@@ -98,15 +99,15 @@ async def apply(centre: Centre, document: dict[str, Any]) -> Any:
     return (await objects.apply(centre, INTERNAL, document)).resource
 
 
-def inventory(number: int) -> k.Inventory:
-    return k.Inventory(
+def inventory(number: int) -> Inventory:
+    return Inventory(
         architecture="amd64",
         cpu_model="Intel(R) N100",
         cpu_cores=4,
         memory_bytes=16 * 1024**3,
-        disks=(k.Disk(name="nvme0n1", size_bytes=512_110_190_592, model="KIOXIA EXCERIA"),),
+        disks=(Disk(name="nvme0n1", size_bytes=512_110_190_592, model="KIOXIA EXCERIA"),),
         nics=(
-            k.Nic(
+            Nic(
                 name="enp1s0",
                 mac=f"02:00:5e:10:00:{number:02x}",
                 addresses=(f"10.20.{number}.11",),

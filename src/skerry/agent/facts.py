@@ -15,7 +15,7 @@ from skerry.agent.networks import nics_of
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root, text_of
 from skerry.lib.proc import Runner
-from skerry.model.kinds import HostType, Inventory, Nic
+from skerry.model.inventory import HostType, Inventory, Nic
 from skerry.wire.messages import HostFacts
 
 _JUNK = re.compile(

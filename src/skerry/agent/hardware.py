@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root, text_of
 from skerry.lib.proc import Runner
-from skerry.model.kinds import Disk, Gpu, Partition
+from skerry.model.inventory import Disk, Gpu, Partition
 
 _DISK_NAME = re.compile(r"^(sd[a-z]+|vd[a-z]+|nvme\d+n\d+|mmcblk\d+|xvd[a-z]+|hd[a-z]+)$")
 _SECTOR = 512

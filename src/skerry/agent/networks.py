@@ -10,7 +10,7 @@ import msgspec
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root, text_of
 from skerry.lib.proc import Runner
-from skerry.model.kinds import Nic
+from skerry.model.inventory import Nic
 
 # systemd-resolved keeps the servers it really asks there; resolv.conf may only name its stub.
 _RESOLV = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")

@@ -29,7 +29,7 @@ from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskFull, Root
 from skerry.lib.proc import Runner
-from skerry.model.kinds import Inventory
+from skerry.model.inventory import Inventory
 from skerry.model.meta import Condition, Record
 from skerry.wire.envelope import Envelope
 from skerry.wire.messages import HostReport, SyncAnswer, SyncRequest

@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from skerry.model.meta import NAME_PATTERN, Condition, Document, Record
+from skerry.model.inventory import Inventory
+from skerry.model.meta import Condition, Document, Name, Record
+from skerry.model.people import RoleBindingSpec, RoleSpec, ServiceAccountSpec, UserSpec, UserStatus
 
-Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Version = Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$")]
 DigestText = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -107,81 +108,6 @@ class HostSpec(Document, frozen=True, kw_only=True):
     site: str = ""
     approval: Approval = Approval.PENDING
     revoked: bool = False
-
-
-class Partition(Record, frozen=True, kw_only=True):
-    """A part of a disk. `free_bytes` is known only while it is mounted, and coarse, so that a disk
-    that fills does not make a report each time."""
-
-    name: str
-    size_bytes: int = 0
-    file_system: str = ""
-    mount_point: str = ""
-    free_bytes: int | None = None
-
-
-class Disk(Record, frozen=True, kw_only=True):
-    name: str
-    size_bytes: int = 0
-    model: str = ""
-    vendor: str = ""
-    rotational: bool = False
-    partitions: tuple[Partition, ...] = ()
-
-
-class Nic(Record, frozen=True, kw_only=True):
-    """A network card. `subnet` is the network of the first address, as 192.0.2.0/24."""
-
-    name: str
-    mac: str = ""
-    addresses: tuple[str, ...] = ()
-    is_default: bool = False
-    state: str = ""
-    subnet: str = ""
-    gateway: str = ""
-    dns: tuple[str, ...] = ()
-
-
-class Gpu(Record, frozen=True, kw_only=True):
-    """Equal display controllers. `addresses` are their PCI addresses, one each; `memory_bytes` is
-    that of one of them, 0 where the driver does not say."""
-
-    vendor: str
-    model: str = ""
-    count: int = 1
-    memory_bytes: int = 0
-    addresses: tuple[str, ...] = ()
-
-
-class HostType(StrEnum):
-    """Whose the operating system is: `agent-mode` the owner's, `appliance` an immutable image."""
-
-    AGENT_MODE = "agent-mode"
-    APPLIANCE = "appliance"
-
-
-class Inventory(Record, frozen=True, kw_only=True):
-    """What the machine is. Sizes in bytes; what is not known or not there stays empty."""
-
-    architecture: str = ""
-    host_type: str = ""
-    cpu_model: str = ""
-    cpu_cores: int = 0
-    memory_bytes: int = 0
-    disks: tuple[Disk, ...] = ()
-    nics: tuple[Nic, ...] = ()
-    gpus: tuple[Gpu, ...] = ()
-    os_family: str = ""
-    os_name: str = ""
-    os_version: str = ""
-    kernel: str = ""
-    virtualization: str = ""
-    vendor: str = ""
-    product: str = ""
-    serial: str = ""
-    tpm: bool = False
-    tpm_version: str = ""
-    secure_boot: bool = False
 
 
 class DesiredMark(Record, frozen=True, kw_only=True):
@@ -435,44 +361,6 @@ class LeaseSpec(Document, frozen=True, kw_only=True):
 class LeaseStatus(Record, frozen=True, kw_only=True):
     holders: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
-
-
-# -- people ------------------------------------------------------------------------------------
-
-
-class UserSpec(Document, frozen=True, kw_only=True):
-    display_name: str = ""
-    email: str = ""
-    disabled: bool = False
-
-
-class UserStatus(Record, frozen=True, kw_only=True):
-    last_login_at: datetime | None = None
-    conditions: tuple[Condition, ...] = ()
-
-
-class ServiceAccountSpec(Document, frozen=True, kw_only=True):
-    description: str = ""
-    disabled: bool = False
-
-
-class RoleRule(Document, frozen=True, kw_only=True):
-    """`kinds` and `verbs` may hold "*"."""
-
-    kinds: tuple[str, ...]
-    verbs: tuple[str, ...]
-
-
-class RoleSpec(Document, frozen=True, kw_only=True):
-    rules: tuple[RoleRule, ...] = ()
-
-
-class RoleBindingSpec(Document, frozen=True, kw_only=True):
-    """`project` "" binds at system scope. Subjects are `user:NAME` or `serviceaccount:NAME`."""
-
-    role: Name
-    subjects: tuple[str, ...]
-    project: str = ""
 
 
 # -- append-only -------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import msgspec
 
 from skerry.lib.errors import SkerryError
 from skerry.model.artifact import ArtifactRef
-from skerry.model.kinds import AgentState, HostStatus, Inventory, KubernetesState, Progress
+from skerry.model.inventory import Inventory
+from skerry.model.kinds import AgentState, HostStatus, KubernetesState, Progress
 from skerry.model.meta import Condition, Record
 from skerry.wire.envelope import Envelope, TrustedKey
 

@@ -21,6 +21,7 @@ from skerry.manager.services.centre import Centre
 from skerry.manager.settings import Settings
 from skerry.manager.store.protocol import AnyResource, Put, Query, WriteSet
 from skerry.model import kinds as k
+from skerry.model.inventory import Inventory
 from skerry.model.meta import Condition, Metadata, Resource
 from skerry.model.standing import Standing
 
@@ -69,7 +70,7 @@ def host(number: int) -> AnyResource:
             public_key="-" * 180,
             fingerprint=f"{number:064x}",
             registration_code=f"{number:08X}",
-            inventory=k.Inventory(architecture="amd64", cpu_cores=4, serial=str(number)),
+            inventory=Inventory(architecture="amd64", cpu_cores=4, serial=str(number)),
             conditions=(*GOOD, *trouble),
         ),
     )

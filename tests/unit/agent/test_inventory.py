@@ -9,7 +9,7 @@ import pytest
 from skerry.agent import facts
 from skerry.lib.memory_files import MemoryRoot
 from skerry.lib.proc import FakeRunner
-from skerry.model.kinds import Gpu, Partition
+from skerry.model.inventory import Gpu, Partition
 
 pytestmark = pytest.mark.anyio
 

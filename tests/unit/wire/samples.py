@@ -15,17 +15,8 @@ import msgspec
 
 from skerry import __version__
 from skerry.model.artifact import ArtifactRef
-from skerry.model.kinds import (
-    AgentState,
-    Disk,
-    Gpu,
-    Inventory,
-    KubernetesState,
-    LayerState,
-    Nic,
-    Partition,
-    Progress,
-)
+from skerry.model.inventory import Disk, Gpu, Inventory, Nic, Partition
+from skerry.model.kinds import AgentState, KubernetesState, LayerState, Progress
 from skerry.model.meta import Condition
 from skerry.wire import bundle, messages
 from skerry.wire import envelope as env

@@ -18,15 +18,9 @@ from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.manager.auth.decide import BUILT_IN, Grant, Principal
 from skerry.manager.store.protocol import Audit, NotFound, Put, Query, SetValue, Store, WriteSet
-from skerry.model.kinds import (
-    EmptyStatus,
-    ProjectSpec,
-    RoleBindingSpec,
-    RoleSpec,
-    UserSpec,
-    UserStatus,
-)
+from skerry.model.kinds import EmptyStatus, ProjectSpec
 from skerry.model.meta import DEFAULT_PROJECT, Metadata, Record, Resource
+from skerry.model.people import RoleBindingSpec, RoleSpec, UserSpec, UserStatus
 
 PASSWORDS = "password"
 SESSIONS = "session"

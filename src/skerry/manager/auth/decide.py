@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skerry.model.kinds import KINDS, RoleRule, Scope
+from skerry.model.kinds import KINDS, Scope
+from skerry.model.people import RoleRule
 
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "delete", "approve", "deny", "revoke", "force")

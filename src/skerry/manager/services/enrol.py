@@ -32,7 +32,8 @@ from skerry.manager.store.protocol import (
     Take,
     WriteSet,
 )
-from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus, Inventory, Nic
+from skerry.model.inventory import Inventory, Nic
+from skerry.model.kinds import Approval, HostPhase, HostSpec, HostStatus
 from skerry.model.labels import host_labels
 from skerry.model.meta import DEFAULT_PROJECT, Metadata, Resource
 from skerry.wire.messages import EnrolRequest, EnrolState
