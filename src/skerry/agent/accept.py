@@ -16,7 +16,7 @@ from skerry.agent import paths
 from skerry.agent.content import Content
 from skerry.agent.identity import HostKeys, Identity
 from skerry.agent.redact import yaml_problem
-from skerry.lib import pki, plain_yaml
+from skerry.lib import pki, yamltext
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
@@ -220,7 +220,7 @@ async def _cluster(
 
 def _values(layer: ResolvedLayer) -> dict[str, Any]:
     try:
-        values = plain_yaml.load(layer.values) or {}
+        values = yamltext.load(layer.values) or {}
     except yaml.YAMLError as exc:
         raise AssignmentRefused(
             f"values of layer {layer.name} are not YAML: {yaml_problem(exc)}",

@@ -34,7 +34,7 @@ from skerry.agent.kube.inventory import (
 )
 from skerry.agent.kube.record import Doors
 from skerry.agent.redact import yaml_problem
-from skerry.lib import plain_yaml
+from skerry.lib import yamltext
 from skerry.lib.errors import SkerryError
 from skerry.lib.proc import CommandFailed, CommandTimedOut
 from skerry.plan.desired import DesiredCluster, DesiredLayer
@@ -58,7 +58,7 @@ def parse(layer: DesiredLayer) -> list[dict[str, Any]]:
     Raises EngineFailed (LayerInvalid).
     """
     try:
-        documents = [item for item in plain_yaml.load_all(layer.manifests) if item is not None]
+        documents = [item for item in yamltext.load_all(layer.manifests) if item is not None]
     except yaml.YAMLError as exc:
         raise _invalid(layer, f"its manifests are not YAML: {yaml_problem(exc)}") from exc
     objects: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from skerry.lib import plain_yaml
+from skerry.lib import yamltext
 from skerry.lib.digest import canonical_json, sha256
 from skerry.manager.services import artifacts
 from skerry.manager.services.centre import Centre
@@ -346,7 +346,7 @@ def _manifest_problems(text: str) -> list[Problem]:
         return []
     problems: list[Problem] = []
     try:
-        for index, item in enumerate(plain_yaml.load_all(text)):
+        for index, item in enumerate(yamltext.load_all(text)):
             if item is None:
                 continue
             if not isinstance(item, Mapping) or not item.get("apiVersion") or not item.get("kind"):
@@ -363,7 +363,7 @@ def _manifest_problems(text: str) -> list[Problem]:
 
 
 def _mapping(text: str) -> Any:
-    loaded = plain_yaml.load(text)
+    loaded = yamltext.load(text)
     # Dates and the like become text, as they would in JSON.
     try:
         return {} if loaded is None else msgspec.json.decode(msgspec.json.encode(loaded))
