@@ -40,7 +40,8 @@ _INVENTORY_EVERY_S = 300.0
 _BACKOFF_MAX_S = 300.0
 _RENEW_AGAIN_S = 60.0
 _INTERVAL_MAX_S = 3600.0
-HOLD_S = 25
+# Just below the minute after which proxies and NAT forget a quiet connection.
+HOLD_S = 55
 _NO_LINE = ("ManagerUnreachable", "DnsFailed", "ProxyRefused")
 _HELD = 0.8
 

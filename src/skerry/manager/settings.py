@@ -69,7 +69,7 @@ class Settings:
 
     sync_interval_s: int = 30
     busy_interval_s: int = 5
-    hold_s: int = 30
+    hold_s: int = 60
     quiet_after_s: int = 90
     agent_trial_s: int = 600
     flush_s: float = 30.0
