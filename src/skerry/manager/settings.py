@@ -22,7 +22,7 @@ MEANINGS: dict[str, str] = {
     "sync_interval_s": "Seconds between two syncs of a host in sync.",
     "busy_interval_s": "Seconds between two syncs of a host that works.",
     "hold_s": "Seconds for which a sync may wait for news before it is answered.",
-    "quiet_after_s": "Seconds of silence after which a host counts as offline, at least three syncs.",
+    "quiet_after_s": "Seconds of silence after which a host is offline, at least three syncs.",
     "agent_trial_s": "Seconds that a new agent has on a host to prove itself, or it returns.",
     "flush_s": "Seconds between two writes of last contacts to the store.",
     "reconcile_s": "Seconds between two looks at what changed or has to happen by time.",
