@@ -66,7 +66,10 @@ async def bench(lab: Lab, lab_base: Path, request: pytest.FixtureRequest) -> Asy
             agent_archives=((machine_architecture(), str(archive.path)),),
             sync_interval_s=5,
         )
-        made = Bench(lab, host, settings, Path(folder), deviations(lab.facts))
+        values = deviations(lab.facts)
+        # Mounted ConfigMaps otherwise reach their pods with the kubelet's next look, a minute on.
+        values["kubelet"] = {**values.get("kubelet", {}), "syncFrequency": "10s"}
+        made = Bench(lab, host, settings, Path(folder), values)
         # Before the story: one that fails is told too, as far as it came.
         stories = request.config.stash.setdefault(_STORIES, [])
         stories.append((Path(request.node.name).stem, made.chapters))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,7 +139,6 @@ async def a_value_changes_without_disruption(bench: Bench, api: Api) -> None:
     before = await bench.kubectl("get", "node", HOST, "-o", "jsonpath={.metadata.uid}")
     await apply(api, bench.cluster("1.0.0", "land in sight"))
 
-    # A mounted ConfigMap reaches its pod with the kubelet's next sync, at most 90 s later.
     await until("the new page", lambda: bench.says("land in sight"), limit_s=150)
     await onboarding.wait_for_cluster(api, CLUSTER, limit_s=60)
     assert await bench.kubectl("get", "node", HOST, "-o", "jsonpath={.metadata.uid}") == before
@@ -225,7 +225,9 @@ async def it_upgrades_without_the_manager(bench: Bench, bundle: Path) -> None:
 
 
 async def it_reboots_into_running(bench: Bench) -> None:
+    began = time.monotonic()
     await bench.host.stop()
+    bench.note("shutdown", time.monotonic() - began)
     await bench.host.start()
 
     await until("the page after a reboot", lambda: bench.says("new harbour"), limit_s=180)
