@@ -114,10 +114,10 @@ class KubeadmEngine:
                     doors, needed(cluster), version=step.version, config_digest=step.config_digest
                 )
             case do.GateControlPlane():
-                if cluster is not None:
-                    await certificates.renew_expired(doors, cluster, version=step.version)
+                await self._live_certificates(cluster, step.version)
                 await gate.control_plane(doors, version=step.version, limit_s=step.gate_limit_s)
             case do.GateNode():
+                await self._live_certificates(cluster, step.version)
                 await gate.node(
                     doors,
                     version=step.version,
@@ -141,6 +141,12 @@ class KubeadmEngine:
             case _:
                 return False
         return True
+
+    async def _live_certificates(self, cluster: DesiredCluster | None, version: str) -> None:
+        """No gate opens with expired ones, and an operation that a long absence interrupted comes
+        to its gate before a renewal is planned."""
+        if cluster is not None:
+            await certificates.renew_expired(self._doors, cluster, version=version)
 
     async def _layer_step(self, step: do.Step, cluster: DesiredCluster | None) -> bool:
         doors = self._doors

@@ -106,14 +106,21 @@ async def test_renewal_starts_everything_that_holds_a_certificate_anew(host) -> 
 
 
 @pytest.mark.parametrize(("days_left", "renewed"), [(-1, True), (3, False)])
+@pytest.mark.parametrize(
+    "gate",
+    [
+        do.GateControlPlane(version="1.36.3", gate_limit_s=1),
+        do.GateNode(version="1.36.3", gate_limit_s=1, settle_s=0),
+    ],
+    ids=["control-plane", "node"],
+)
 async def test_a_gate_after_a_long_absence_renews_first(
-    host, days_left: float, renewed: bool
+    host, gate: do.Step, days_left: float, renewed: bool
 ) -> None:
     """An operation that a power cut interrupted goes on before any other is planned."""
     await unpack(host)
     put_all(host, days_left=days_left)
     host.runner.fail(f"{places.LINKS}/kubectl")
-    gate = do.GateControlPlane(version="1.36.3", gate_limit_s=1)
 
     with pytest.raises(EngineFailed):  # nothing answers here
         await host.engine.perform(gate, host.cluster())
