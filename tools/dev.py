@@ -330,7 +330,7 @@ def static() -> int:
         ["ruff", "format", "--check", "-q", "."],
         ["ruff", "check", "-q", "."],
         ["mypy"],
-        ["pyright"],
+        ["pyright", "--project", "pyproject.toml"],  # whatever lies in a folder above
         ["lint-imports", "--no-cache"],
         ["codespell", "src", "tests", "bench", "docs", "README.md", "ARCHITECTURE.md"],
     ]
