@@ -41,6 +41,18 @@ _IDLE_S = 10.0
 _STEADY_S = 30.0
 _STEP_LIMIT_S = 1800.0
 _TRIAL_IDLE_S = 2.0
+# What an operation that ended well is called in the list of events.
+_DONE = {
+    "create": "{version} is up",
+    "upgrade": "upgraded to {version}",
+    "configure": "new settings are in use",
+    "layers": "layers are applied",
+    "renew": "certificates are renewed",
+    "snapshot": "etcd is saved",
+    "repair": "what had stopped runs again",
+    "tidy": "what nothing uses any more is removed",
+    "reset": "nothing of the cluster is left",
+}
 
 
 @dataclass
@@ -345,7 +357,10 @@ class Worker:
                 self._refused(failure)
         else:
             self._stopped, self._last_done = None, operation
-            self.events.add("OperationDone", f"{_words(operation, entry.cluster)} done", at=now)
+            told = _DONE.get(operation.name, "{name} done").format(
+                name=operation.name, version=_version(entry.cluster)
+            )
+            self.events.add("OperationDone", told, at=now)
         self.journal.clear()
         log.info("operation.ended", operation=operation.name, verdict=verdict.value)
         self.standing.progress = None
