@@ -85,6 +85,7 @@ async def configure(doors: Doors, cluster: DesiredCluster, *, version: str) -> N
     changed = False
     for name, text in render.units(values.address).items():
         changed = _write(doors, f"{places.UNITS}/{name}", text) or changed
+    _write(doors, f"{places.POD_SCOPES}/50-skerry.conf", render.pod_scopes())
     await doors.systemctl("daemon-reload")
     await doors.systemctl("enable", *places.ALL_UNITS)
     await doors.systemctl("restart" if changed else "start", places.HOST_UNIT)

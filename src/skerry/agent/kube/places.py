@@ -34,6 +34,8 @@ HOST_UNIT = "skerry-host.service"
 FENCE_UNIT = "skerry-fence.service"
 CONTAINERD_UNIT = "skerry-containerd.service"
 KUBELET_UNIT = "skerry-kubelet.service"
+# Counts for every scope whose name begins so (systemd.unit(5), drop-ins of truncated names).
+POD_SCOPES = f"{UNITS}/cri-containerd-.scope.d"
 ALL_UNITS = (KUBELET_UNIT, CONTAINERD_UNIT, FENCE_UNIT, HOST_UNIT)
 
 KUBERNETES = "/etc/kubernetes"

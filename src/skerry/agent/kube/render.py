@@ -272,6 +272,15 @@ def sysctl_config() -> str:
     return "".join(f"{name} = {value}\n" for name, value in SYSCTLS.items())
 
 
+def pod_scopes() -> str:
+    """How long a container may take to end when the host shuts down.
+
+    Kubernetes' own default grace. systemd's is 90 s, and one container that ignores SIGTERM would
+    hold the whole host for that long.
+    """
+    return "[Scope]\nTimeoutStopSec=30s\n"
+
+
 # -- units -------------------------------------------------------------------------------------
 
 

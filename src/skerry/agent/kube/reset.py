@@ -188,6 +188,9 @@ async def _sysctls(doors: Doors, before: Before | None) -> None:
 def _files(doors: Doors, before: Before | None) -> None:
     for unit in places.ALL_UNITS:
         doors.root.remove(f"{places.UNITS}/{unit}")
+    doors.root.remove(f"{places.POD_SCOPES}/50-skerry.conf")
+    if not doors.root.list(places.POD_SCOPES):
+        doors.root.remove(places.POD_SCOPES)
     doors.root.remove(places.CNI_CONFIG)
     own_mounts = frozenset(mount_points(doors.root))
     for path in _FOLDERS:

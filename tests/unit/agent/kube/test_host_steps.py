@@ -367,6 +367,7 @@ async def test_reset_removes_what_the_cluster_made_and_leaves_the_rest(host) -> 
         places.KUBELET_CONFIG,
         places.CNI_CONFIG,
         f"{places.UNITS}/{places.KUBELET_UNIT}",
+        f"{places.POD_SCOPES}/50-skerry.conf",
         f"{places.ETCD}/member",
         f"{places.RELEASES}/1.36.3/release.json",
         f"{places.PKI}/ca.key",
@@ -381,6 +382,7 @@ async def test_reset_removes_what_the_cluster_made_and_leaves_the_rest(host) -> 
     await host.engine.perform(do.Reset(), None)
 
     assert [path for path in made if host.root.exists(path)] == []
+    assert not host.root.exists(places.POD_SCOPES)
     assert all(host.root.read(path) == data for path, data in kept.items())
     deleted = [call for call in host.runner.calls if call[:2] == ("nft", "delete")]
     assert deleted == [("nft", "delete", "table", "ip", "kube-proxy")]

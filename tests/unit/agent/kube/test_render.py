@@ -145,3 +145,7 @@ def test_the_fence_comes_back_after_a_reboot_before_the_kubelet(host) -> None:
     assert "Before=skerry-kubelet.service" in unit
     assert "ConditionPathExists=/var/lib/skerry/kube/fence.nft" in unit
     assert "ip saddr 10.254.254.1 accept" in render.fence("10.254.254.1")
+
+
+def test_a_container_that_ignores_the_stop_holds_a_shutdown_for_its_grace_only() -> None:
+    assert "[Scope]\nTimeoutStopSec=30s" in render.pod_scopes()
