@@ -340,8 +340,7 @@ class Worker:
             failure = failure or self._failure("StepFailed", "the operation failed", "", "")
             back = Failure(
                 reason="UpgradeReturned",
-                message=f"{_words(operation, entry.cluster)} failed and the host returned to"
-                f" {_version(entry.previous)}: {failure.message}",
+                message=f"{_taken_back(operation, entry)}: {failure.message}",
                 hint=failure.hint,
                 step=failure.step,
                 at=now,
@@ -447,8 +446,11 @@ def _without_times(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
     return tuple(msgspec.structs.replace(item, since=None) for item in conditions)
 
 
-def _words(operation: Operation, cluster: DesiredCluster | None) -> str:
-    return f"{operation.name} to {_version(cluster)}" if cluster else operation.name
+def _taken_back(operation: Operation, entry: Entry) -> str:
+    if operation.name == "configure":
+        return "new settings failed and the host returned to the former ones"
+    tried = f"{operation.name} to {_version(entry.cluster)}" if entry.cluster else operation.name
+    return f"{tried} failed and the host returned to {_version(entry.previous)}"
 
 
 def _version(cluster: DesiredCluster | None) -> str:

@@ -14,6 +14,8 @@ from skerry.lib.errors import SkerryError
 from skerry.lib.proc import CommandFailed, CommandTimedOut
 
 _READY_S = 60.0
+# Enough for the stack of the one goroutine that panicked.
+_LAST_LINES = 80
 
 
 async def switch_runtime(doors: Doors, version: str) -> None:
@@ -81,13 +83,25 @@ async def wait_runtime(doors: Doors) -> None:
 
 
 async def last_words(doors: Doors, unit: str) -> str:
-    """The last line that a unit's own processes logged, for messages."""
+    """What a unit's own processes logged last, in one line for messages."""
     answer = await doors.run(
-        *("journalctl", "--no-pager", "--output", "cat", "--lines", "1"),
+        *("journalctl", "--no-pager", "--output", "cat", "--lines", str(_LAST_LINES)),
         *("--boot", f"_SYSTEMD_UNIT={unit}"),
         check=False,
     )
-    return answer.stdout.strip()[-400:] or "it logged nothing"
+    return telling_line(answer.stdout)[-400:] or "it logged nothing"
+
+
+def telling_line(log: str) -> str:
+    """The last line of a log that says something; of a Go program that panicked, why it did.
+
+    Go prints "panic: REASON" and then a stack for each goroutine (runtime package, GOTRACEBACK).
+    """
+    lines = [line for line in log.splitlines() if line.strip()]
+    panics = [line for line in lines if line.startswith("panic: ")]
+    if panics:
+        return panics[-1].removeprefix("panic: ").strip()
+    return lines[-1].strip() if lines else ""
 
 
 def _mark(doors: Doors, *paths: str, release: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from skerry.agent.kube import controlplane, etcd, gate, hostsetup, places, surroundings
+from skerry.agent.kube import controlplane, etcd, gate, hostsetup, places, runtime, surroundings
 from skerry.agent.kube.engine import EngineFailed
 from skerry.lib.proc import Result
 from skerry.plan import steps as do
@@ -468,3 +468,17 @@ async def test_other_registries_are_read_at_the_next_pull_and_restart_nothing(ho
     assert base64.b64encode(b"till:new").decode() in hosts
     restarts = [call for call in host.runner.calls if "restart" in call]
     assert restarts == []
+
+
+def test_of_a_panic_the_reason_is_told_and_not_the_stack() -> None:
+    log = (
+        "I1125 flags.go:64] FLAG\n"
+        "panic: unrecognized feature gate: NoSuchFeature\n\n"
+        "goroutine 1 [running]:\n"
+        "k8s.io/kubernetes/cmd/kubelet/app.loadConfigFile({0x33f5750, 0x54b6300})\n"
+        "\tk8s.io/kubernetes@v1.36.3/cmd/kubelet/kubelet.go:37 +0x2a\n"
+    )
+
+    assert runtime.telling_line(log) == "unrecognized feature gate: NoSuchFeature"
+    assert runtime.telling_line("one\ntwo\n\n") == "two"
+    assert runtime.telling_line("") == ""
