@@ -295,7 +295,7 @@ def _facts(identity: Identity, part: ClusterAssignment, architecture: str) -> di
         "host.name": identity.host_name,
         "host.uid": identity.host_uid,
         "host.architecture": architecture,
-        "host.site": identity.site,
+        "host.site": part.site,
     }
 
 

@@ -100,11 +100,12 @@ class SealedSecret(Record, frozen=True, kw_only=True):
 
 
 class ClusterAssignment(Record, frozen=True, kw_only=True):
-    """A host's part in a cluster."""
+    """A host's part in a cluster. `site` is the one that the centre decided, for `host.site`."""
 
     name: str
     uid: str
     role: str
+    site: str = ""
     revisions: tuple[RevisionRef, ...]
     variables: dict[str, str] = {}
     artifacts: tuple[ArtifactRef, ...] = ()

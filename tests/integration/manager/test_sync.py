@@ -59,6 +59,25 @@ async def test_assignment_is_signed_and_names_revision_and_release(manager: Mana
     assert decode_revision(revision.content).profile == "edge"
 
 
+async def test_the_site_that_a_host_is_told_is_the_one_decided_at_the_centre(
+    manager: Manager,
+) -> None:
+    device = await make_cluster(manager)
+    await device.sync()
+    await manager.apply("Site", "sites", "north", {})
+    patch = {"spec": {"site": "north"}}
+    answered = await manager.admin.patch(path_of("hosts", "shop-1"), json=patch)
+    assert answered.status_code == 200, answered.text
+    await manager.reconciler.settle()
+
+    answer = await device.sync()
+
+    assert answer.assignment is not None
+    assignment = messages.decode(answer.assignment.payload, Assignment)
+    assert assignment.cluster is not None
+    assert assignment.cluster.site == "north"
+
+
 async def test_running_means_ready_and_acknowledged_by_digest(manager: Manager) -> None:
     device = await make_cluster(manager)
     provisioning = await phase(manager)

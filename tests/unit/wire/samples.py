@@ -56,6 +56,7 @@ _ASSIGNMENT = messages.Assignment(
         name="harbour",
         uid="c-1",
         role="control-plane",
+        site="harbour",
         revisions=(messages.RevisionRef(profile="edge", version="1.0.0", digest=DIGEST),),
         variables={"greeting": "ahoy"},
         artifacts=(_ref("kubernetes", "1.36.3"),),

@@ -184,6 +184,7 @@ async def _content(centre: Centre, host: AnyResource) -> _Content:
         name=cluster.name,
         uid=cluster.uid,
         role=role,
+        site=host.spec.site,
         revisions=tuple(
             RevisionRef(profile=item.profile, version=item.version, digest=item.digest)
             for item in revisions
