@@ -273,12 +273,20 @@ def sysctl_config() -> str:
 
 
 def pod_scopes() -> str:
-    """How long a container may take to end when the host shuts down.
+    """How containers end when the host shuts down: after the kubelet, which would start them
+    again, and within Kubernetes' own default grace.
 
-    Kubernetes' own default grace. systemd's is 90 s, and one container that ignores SIGTERM would
-    hold the whole host for that long.
+    runc makes its scopes without default dependencies, so a shutdown would not stop them at all:
+    one that ignores SIGTERM would hold the host for 90 s in the very last phase, and its mounts.
     """
-    return "[Scope]\nTimeoutStopSec=30s\n"
+    return f"""[Unit]
+Conflicts=shutdown.target
+Before=shutdown.target {places.KUBELET_UNIT}
+After={places.CONTAINERD_UNIT}
+
+[Scope]
+TimeoutStopSec=30s
+"""
 
 
 # -- units -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import tomllib
 
 import yaml
 
-from skerry.agent.kube import render
+from skerry.agent.kube import places, render
 from skerry.lab.deviations import load_rules
 from skerry.plan.kubernetes import read_values
 
@@ -148,4 +148,8 @@ def test_the_fence_comes_back_after_a_reboot_before_the_kubelet(host) -> None:
 
 
 def test_a_container_that_ignores_the_stop_holds_a_shutdown_for_its_grace_only() -> None:
-    assert "[Scope]\nTimeoutStopSec=30s" in render.pod_scopes()
+    text = render.pod_scopes()
+
+    assert "[Scope]\nTimeoutStopSec=30s" in text
+    assert "Conflicts=shutdown.target" in text
+    assert f"Before=shutdown.target {places.KUBELET_UNIT}\nAfter={places.CONTAINERD_UNIT}" in text
