@@ -23,12 +23,6 @@ _TRIES = 5
 _WAIT_S = 2.0
 
 
-async def has_blob(api: Api, digest: str) -> bool:
-    """Whether the manager holds the content."""
-    answer = await send(api.http, "HEAD", _path(digest), accepts=(404,))
-    return answer.status_code == 200
-
-
 async def upload_blob(
     api: Api, digest: str, source: Path, *, progress: Progress | None = None
 ) -> bool:

@@ -146,11 +146,11 @@ async def remove_release(doors: Doors, version: str) -> None:
     doors.remember(images={k: v for k, v in record.images.items() if k not in gone})
 
 
-async def missing(doors: Doors, version: str) -> tuple[str, ...]:
-    """Images of a release that the runtime does not have."""
+async def missing(doors: Doors, version: str) -> tuple[str, ...] | None:
+    """Images of a release that the runtime does not have; None when that cannot be known now."""
     try:
         release = releases.release_of(doors, version)
         have = await listed(doors)
     except SkerryError:
-        return ()
+        return None
     return tuple(image.name for image in release.metadata.images if image.name not in have)

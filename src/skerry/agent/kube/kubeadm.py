@@ -203,9 +203,10 @@ class KubeadmEngine:
         if self._complete == version and now < self._look_again:
             return ()
         found = await images.missing(self._doors, version)
-        self._complete = "" if found else version
+        # A look that failed is repeated in the next round: what stopped it is repaired first.
+        self._complete = version if found == () else ""
         self._look_again = now + _IMAGES_EVERY_S
-        return found
+        return found or ()
 
     async def health(self, cluster: DesiredCluster) -> tuple[Condition, ...]:
         """One condition each for control plane, node, core add-ons and layers."""

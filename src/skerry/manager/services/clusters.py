@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from skerry.manager.services import artifacts, stacks
+from skerry.manager.services import stacks
 from skerry.manager.services.centre import Caller, Centre, event
 from skerry.manager.services.draft import Draft, Ending, HostReaction
 from skerry.manager.store.protocol import AnyResource, NotFound, Put, Query
@@ -271,18 +271,3 @@ async def _reactions(
             for item in reactions(was, later)
         ]
     return found
-
-
-async def missing_release(
-    centre: Centre, layers: tuple[ResolvedLayer, ...], architecture: str
-) -> str:
-    """What keeps a host of this architecture from its release, or ""."""
-    kubernetes = stacks.kubernetes_of(layers)
-    if kubernetes is None:
-        return "the stack has no kubernetes layer"
-    found = await artifacts.kubernetes(centre, kubernetes.version, architecture)
-    if found is None:
-        return f"no Kubernetes release {kubernetes.version} for {architecture} was pushed"
-    if not found.status.complete:
-        return f"artifact {found.name} is not complete"
-    return ""

@@ -9,7 +9,16 @@ import msgspec
 import pytest
 import yaml
 
-from skerry.agent.kube import controlplane, etcd, gate, hostsetup, places, runtime, surroundings
+from skerry.agent.kube import (
+    controlplane,
+    etcd,
+    gate,
+    hostsetup,
+    places,
+    releases,
+    runtime,
+    surroundings,
+)
 from skerry.agent.kube.engine import EngineFailed
 from skerry.lib.proc import Result
 from skerry.plan import steps as do
@@ -482,3 +491,28 @@ def test_of_a_panic_the_reason_is_told_and_not_the_stack() -> None:
     assert runtime.telling_line(log) == "unrecognized feature gate: NoSuchFeature"
     assert runtime.telling_line("one\ntwo\n\n") == "two"
     assert runtime.telling_line("") == ""
+
+
+async def test_a_look_at_the_images_that_failed_is_repeated_at_the_next_round(host) -> None:
+    await releases.unpack(host.doors, host.release("1.36.3"))
+    host.remember()
+    look = (f"{places.LINKS}/ctr", "--address", places.CONTAINERD_SOCKET, "--namespace", "k8s.io")
+    host.runner.fail(*look, "images", "ls", stderr="connection refused")
+    assert (await host.engine.observe()).images_missing == ()
+
+    host.runner.answer(*look, "images", "ls", stdout="")
+    seen = (await host.engine.observe()).images_missing
+
+    assert seen == ("registry.k8s.io/pause:3.10",)
+
+
+async def test_a_component_that_is_not_well_is_named_with_its_own_words(host) -> None:
+    host.remember()
+    probe = {"httpGet": {"host": "127.0.0.1", "path": "/livez", "port": 10259, "scheme": "HTTPS"}}
+    manifest = {"spec": {"containers": [{"image": "x", "livenessProbe": probe}]}}
+    host.root.write(places.manifest("kube-scheduler"), yaml.safe_dump(manifest).encode())
+    host.api.unwell("https://127.0.0.1:10259/livez", "HTTP 500: [-]leaderElection failed")
+
+    told = await gate.component_lacks(host.doors, "kube-scheduler")
+
+    assert told == "kube-scheduler does not answer (HTTP 500: [-]leaderElection failed)"
