@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import anyio
 import msgspec
@@ -221,16 +222,17 @@ async def _live(
             hold_s=parts.hold_s,
         )
 
-        async def relabel(now: Gathered) -> None:
-            if (now.labels, now.note) != (standing.labels, standing.note):
-                standing.labels, standing.note = now.labels, now.note
-                standing.announce()
-
         tg.start_soon(worker.run)
         tg.start_soon(syncer.run)
-        tg.start_soon(follow, source, parts.clock, mine, relabel)
+        tg.start_soon(follow, source, parts.clock, mine, partial(_relabel, standing))
         if updater is not None:
             tg.start_soon(updater.run)
+
+
+async def _relabel(standing: Standing, now: Gathered) -> None:
+    if (now.labels, now.note) != (standing.labels, standing.note):
+        standing.labels, standing.note = now.labels, now.note
+        standing.announce()
 
 
 def _updater(

@@ -292,13 +292,24 @@ TimeoutStopSec=30s
 # -- units -------------------------------------------------------------------------------------
 
 
+# What both long-running units get.
+_ENVIRONMENT = f"""Environment=PATH={places.LINKS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
+EnvironmentFile=-{places.PROXY_ENV}"""
+
+
 def units(address: str) -> dict[str, str]:
     """systemd units by name."""
-    bits = 32 if ipaddress.ip_address(address).version == 4 else 128
-    environment = f"EnvironmentFile=-{places.PROXY_ENV}"
-    path = f"Environment=PATH={places.LINKS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
     return {
-        places.HOST_UNIT: f"""[Unit]
+        places.HOST_UNIT: _host_unit(address),
+        places.FENCE_UNIT: _fence_unit(),
+        places.CONTAINERD_UNIT: _containerd_unit(),
+        places.KUBELET_UNIT: _kubelet_unit(),
+    }
+
+
+def _host_unit(address: str) -> str:
+    bits = 32 if ipaddress.ip_address(address).version == 4 else 128
+    return f"""[Unit]
 Description=skerry: address and kernel settings for Kubernetes
 Before={places.CONTAINERD_UNIT} {places.KUBELET_UNIT}
 After=systemd-modules-load.service systemd-sysctl.service
@@ -315,8 +326,11 @@ ExecStart=-/usr/lib/systemd/systemd-sysctl {places.SYSCTL}
 
 [Install]
 WantedBy=multi-user.target
-""",
-        places.FENCE_UNIT: f"""[Unit]
+"""
+
+
+def _fence_unit() -> str:
+    return f"""[Unit]
 Description=skerry: keep others away from an unconfirmed API server
 ConditionPathExists={places.FENCE}
 Before={places.KUBELET_UNIT}
@@ -327,8 +341,11 @@ ExecStart=nft -f {places.FENCE}
 
 [Install]
 WantedBy=multi-user.target
-""",
-        places.CONTAINERD_UNIT: f"""[Unit]
+"""
+
+
+def _containerd_unit() -> str:
+    return f"""[Unit]
 Description=skerry: container runtime
 After=network.target {places.HOST_UNIT}
 Wants={places.HOST_UNIT}
@@ -336,8 +353,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
-{path}
-{environment}
+{_ENVIRONMENT}
 ExecStart={places.LINKS}/containerd --config {places.CONTAINERD_CONFIG}
 Restart=always
 RestartSec=2
@@ -351,8 +367,11 @@ TasksMax=infinity
 
 [Install]
 WantedBy=multi-user.target
-""",
-        places.KUBELET_UNIT: f"""[Unit]
+"""
+
+
+def _kubelet_unit() -> str:
+    return f"""[Unit]
 Description=skerry: kubelet
 After={places.CONTAINERD_UNIT} {places.FENCE_UNIT}
 Wants={places.CONTAINERD_UNIT}
@@ -360,8 +379,7 @@ ConditionPathExists={places.KUBELET_CONFIG}
 StartLimitIntervalSec=0
 
 [Service]
-{path}
-{environment}
+{_ENVIRONMENT}
 EnvironmentFile=-{places.KUBELET_FLAGS}
 ExecStart={places.LINKS}/kubelet --kubeconfig={places.KUBELET_CONF} \\
   --bootstrap-kubeconfig={places.KUBERNETES}/bootstrap-kubelet.conf \\
@@ -372,5 +390,4 @@ KillMode=process
 
 [Install]
 WantedBy=multi-user.target
-""",
-    }
+"""
