@@ -282,6 +282,66 @@ class SwitchAgent(_Step, frozen=True, kw_only=True):
     trial_s: int
 
 
+class StageImage(_Step, frozen=True, kw_only=True):
+    """Write an OS image to the slot that does not run."""
+
+    words = "write OS image {version}"
+    version: str
+    image: ArtifactRef
+    attempts: int = 10
+    limit_s: float = 7200.0
+
+
+class ActivateImage(_Step, frozen=True, kw_only=True):
+    """Make the next start a trial of the staged image."""
+
+    words = "arm OS image {version}"
+    version: str
+    image: ArtifactRef
+    trial_s: int
+
+
+class Restart(_Step, frozen=True, kw_only=True):
+    """Restart the machine. Done when it runs under another boot id than `from_boot`, or, where
+    `unless_slot` is given, when that slot runs already."""
+
+    words = "restart"
+    from_boot: str = ""
+    unless_slot: str = ""
+    limit_s: float = 600.0
+
+
+class CheckImage(_Step, frozen=True, kw_only=True):
+    """Whether the image that was armed is the one that runs."""
+
+    words = "check that OS image {version} runs"
+    version: str
+    image: ArtifactRef
+    attempts: int = 1
+
+
+class GateHost(_Step, frozen=True, kw_only=True):
+    """Wait until everything on the host that was healthy before is healthy again."""
+
+    words = "wait for a healthy host"
+    timeout_s: float
+    attempts: int = 1
+    limit_s: float = 3600.0
+
+
+class ConfirmImage(_Step, frozen=True, kw_only=True):
+    """The running image is the one to start from now on."""
+
+    words = "confirm OS image {version}"
+    version: str
+
+
+class RollBackImage(_Step, frozen=True, kw_only=True):
+    """The image on trial had its chance."""
+
+    words = "return to the former OS image"
+
+
 Step: TypeAlias = (
     FetchRelease
     | UnpackRelease
@@ -313,16 +373,24 @@ Step: TypeAlias = (
     | StageAgent
     | CheckAgent
     | SwitchAgent
+    | StageImage
+    | ActivateImage
+    | Restart
+    | CheckImage
+    | GateHost
+    | ConfirmImage
+    | RollBackImage
 )
 
 
 class Operation(Record, frozen=True, kw_only=True):
     """Steps towards a desired state, and the way back.
 
-    `name`: create, upgrade, configure, layers, renew, snapshot, repair, tidy, reset or
-    update-agent. `undo_from` is the index of the first step whose failure, or that of a later
-    one, starts `undo`; an empty `undo` means that there is nothing to return to. `to_last_good`
-    says that the steps lead to the last good cluster because the desired one failed here before.
+    `name`: create, upgrade, configure, layers, renew, snapshot, repair, tidy, reset,
+    update-agent or update-os. `undo_from` is the index of the first step whose failure, or that
+    of a later one, starts `undo`; an empty `undo` means that there is nothing to return to.
+    `to_last_good` says that the steps lead to the last good cluster because the desired one
+    failed here before.
     """
 
     name: str

@@ -1,0 +1,1 @@
+"""Engines of the operating system: one way of updating it per kind of host."""
