@@ -24,7 +24,8 @@ _MARK = "# skerry "
 
 class BootEntry(Record, frozen=True, kw_only=True):
     """What a slot holds. `image` is the artifact's digest, empty for the image that the disk was
-    made with; `uki` the path of the boot image on the boot partition."""
+    made with; `uki` the path of the boot image on the boot partition, `uki_digest` the digest of
+    its bytes (empty: unknown)."""
 
     generation: int
     slot: str
@@ -37,6 +38,7 @@ class BootEntry(Record, frozen=True, kw_only=True):
     image: str = ""
     trial_s: int = 900
     policy_generation: int = 1
+    uki_digest: str = ""
 
 
 class EntryName(Record, frozen=True, kw_only=True):
@@ -60,6 +62,15 @@ class EntryName(Record, frozen=True, kw_only=True):
     @property
     def bad(self) -> bool:
         return self.left == 0
+
+    @property
+    def rolled_back(self) -> bool:
+        """A verdict, not used up tries: the loader counts to `TRIES`, `returned` goes above."""
+        return self.left == 0 and self.done > TRIES
+
+    def returned(self) -> EntryName:
+        """The name of an entry that had its chance."""
+        return EntryName(generation=self.generation, left=0, done=TRIES + 1 + self.done % TRIES)
 
 
 def parse_name(file: str) -> EntryName | None:
