@@ -86,6 +86,18 @@ def parse_name(file: str) -> EntryName | None:
     )
 
 
+def first_to_start(names: tuple[EntryName, ...]) -> EntryName | None:
+    """The entry that systemd-boot starts: those without tries last, else the newest."""
+    return max(names, key=lambda name: (not name.bad, name.generation), default=None)
+
+
+def counted(name: EntryName) -> EntryName:
+    """What an entry is called once the loader started it."""
+    if name.left is None:
+        return name
+    return EntryName(generation=name.generation, left=max(name.left - 1, 0), done=name.done + 1)
+
+
 def uki_name(slot: str, root_hash: str) -> str:
     """Path of a slot's boot image on the boot partition."""
     return f"{IMAGES}/{slot}-{root_hash[:16]}.efi"
@@ -101,6 +113,12 @@ def render(entry: BootEntry) -> str:
         f"efi /{entry.uki}\n"
         f"{_MARK}{known}\n"
     )
+
+
+def slot_named(text: str) -> str:
+    """The slot whose boot image the loader would start by this file; empty for none of ours."""
+    found = re.search(rf"^efi\s+/{IMAGES}/([a-z])-", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def parse(text: str) -> BootEntry | None:

@@ -52,11 +52,13 @@ class RunningSystem:
 
 @dataclass(frozen=True, slots=True)
 class FoundEntry:
-    """A file in the folder of entries. `entry` is None when it could not be understood."""
+    """A file in the folder of entries. `entry` is None when it could not be understood; `slot` is
+    where the loader would go all the same, empty for nowhere."""
 
     file: str
     name: EntryName
     entry: BootEntry | None
+    slot: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ import msgspec
 
 from skerry.agent.content import Content
 from skerry.agent.osengine import slotdisk
-from skerry.agent.osengine.abmeasure import AbMeasure, Measured, note_path, release_of
+from skerry.agent.osengine.abmeasure import AbMeasure, Measured, note_path
 from skerry.agent.osengine.bootfiles import RESET, BootFiles
 from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.osartifact import OsArtifacts
+from skerry.agent.osengine.osrelease import release_of
 from skerry.lib.clock import Clock
 from skerry.lib.files import Root
 from skerry.lib.proc import Runner
@@ -199,7 +200,7 @@ class AbEngine:
         self._write_note(note)
         async with self._boot.writable():
             # From here on the idle slot cannot start; no half of it must be startable.
-            for item in (*seen.of_slot(idle), *(x for x in seen.entries if x.entry is None)):
+            for item in seen.of_slot(idle):
                 self._boot.remove_entry(item.file)
             self._boot.remove_images(idle, keep=uki)
         try:
@@ -286,7 +287,7 @@ class AbEngine:
         others = (
             item.name.generation
             for item in seen.entries
-            if item.name.confirmed and (item.entry is None or item.entry.slot != running)
+            if item.name.confirmed and item.slot != running
         )
         if max(others, default=0) > entry.generation:
             return msgspec.structs.replace(entry, generation=seen.newest + 1)

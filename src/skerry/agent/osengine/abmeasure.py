@@ -14,6 +14,7 @@ import msgspec
 from skerry.agent import paths
 from skerry.agent.identity import boot_id
 from skerry.agent.osengine.bootfiles import BOOT, BootFiles
+from skerry.agent.osengine.osrelease import release_of
 from skerry.agent.osengine.slotdisk import measure
 from skerry.lib.files import FileMissing, Root, text_of
 from skerry.lib.volumes import VolumeFailed, Volumes
@@ -48,8 +49,8 @@ class Measured:
         return standing(self.entries, slot)
 
     def of_slot(self, slot: str) -> list[FoundEntry]:
-        """Every entry that leads to the slot."""
-        return [item for item in self.entries if item.entry and item.entry.slot == slot]
+        """Every entry that leads to the slot, and those that lead nowhere."""
+        return [item for item in self.entries if item.slot in (slot, "")]
 
     @property
     def newest(self) -> int:
@@ -181,13 +182,6 @@ class AbMeasure:
             name = parse_name(file if file.endswith(".conf") else f"{file}.conf")
             self._loaded = name.generation if name else 0
         return self._loaded
-
-
-def release_of(root: Root) -> dict[str, str]:
-    """os-release(5) as a table."""
-    text = text_of(root, "/etc/os-release") or text_of(root, "/usr/lib/os-release")
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
-    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
 
 
 def _devices(root: Root) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from skerry.plan.bootentries import (
     parse,
     parse_name,
     render,
+    slot_named,
 )
 from skerry.plan.osslots import FoundEntry
 
@@ -85,13 +86,15 @@ class BootFiles:
             if name is None:
                 continue
             try:
-                entry = self._entry(file)
+                text = self._text(file)
             except FileMissing:
                 continue  # it was removed or renamed since the list was made
+            entry = parse(text)
             if entry is None or entry.generation != name.generation:
                 problems.append(f"boot entry {file} is damaged")
                 entry = None
-            found.append(FoundEntry(file, name, entry))
+            slot = entry.slot if entry else slot_named(text)
+            found.append(FoundEntry(file, name, entry, slot))
         return tuple(found), tuple(problems)
 
     def write_entry(self, name: EntryName, entry: BootEntry) -> None:
@@ -174,15 +177,15 @@ class BootFiles:
             raise _broken(f"boot image {uki} is not what was written")
         self.root.rename(f"{BOOT}/{fresh}", f"{BOOT}/{uki}")
 
-    def _entry(self, file: str) -> BootEntry | None:
+    def _text(self, file: str) -> str:
+        """What an entry says; empty when it cannot be read or is none of ours by its size."""
         path = f"{ENTRIES}/{file}"
         try:
             if self.root.size(path) > MAX_ENTRY_BYTES:
-                return None
-            text = self.root.read(path).decode(errors="replace")
+                return ""
+            return self.root.read(path).decode(errors="replace")
         except OSError:
-            return None
-        return parse(text)
+            return ""
 
     async def _command(self, *argv: str) -> None:
         try:
