@@ -26,7 +26,8 @@ NEEDS_ROOT = {"lab"}
 PARALLEL = {"unit": "2", "contract": "2", "integration": "2"}
 # Debian packages by what needs them; the lab's and builder's own lists lie beside their code.
 PACKAGES = {
-    "contract": ["postgresql"],
+    # The appliance's engine on a disk of its own needs the tools that make images.
+    "contract": ["cryptsetup-bin", "dosfstools", "erofs-utils", "fdisk", "postgresql"],
     "browser": ["chromium", "iproute2"],
 }
 
