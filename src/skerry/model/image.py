@@ -138,8 +138,8 @@ class ImageDefinition(Record, frozen=True, kw_only=True):
 class Distribution(Document, frozen=True, kw_only=True):
     """What an image of one release of a distribution is made of, besides the definition.
 
-    `kernels` maps architecture to package; `initrd_left_out` and `root_left_out` are regular
-    expressions over paths without a leading slash.
+    `kernels` maps architecture to package. `initrd_left_out`, `root_left_out` and `unprivileged`
+    (programs that lose their setuid bit) are regular expressions over paths without first slash.
     """
 
     schema: int
@@ -151,6 +151,7 @@ class Distribution(Document, frozen=True, kw_only=True):
     initrd_modules: tuple[ModuleName, ...]
     initrd_left_out: tuple[str, ...]
     root_left_out: tuple[str, ...]
+    unprivileged: tuple[str, ...] = ()
     tools: tuple[PackageName, ...]
     kernel_arguments: tuple[KernelArgument, ...]
     enable: tuple[UnitName, ...] = ()

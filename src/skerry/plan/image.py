@@ -100,6 +100,7 @@ def plan_image(
             "name": definition.name,
             "spec": _root_part(definition),
             "leftOut": distribution.root_left_out,
+            "unprivileged": distribution.unprivileged,
             "enable": distribution.enable,
             "mask": distribution.mask,
             "files": inputs.appliance.get("root", ""),

@@ -32,7 +32,11 @@ _LINKS = {
     "var/run": "../run",
     "etc/mtab": "../proc/self/mounts",
 }
-_USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
+_USERS = (
+    "root:x:0:0:root:/root:/bin/sh\n"
+    "tss:x:107:107::/:/bin/false\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
+)
 # Groups that udev's rules name, with Debian's fixed numbers where there are such.
 _GROUPS = {
     "root": 0,
@@ -45,6 +49,7 @@ _GROUPS = {
     "tape": 26,
     "audio": 29,
     "video": 44,
+    "tss": 107,
     "input": 990,
     "sgx": 991,
     "kvm": 992,

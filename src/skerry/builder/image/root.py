@@ -28,6 +28,8 @@ from skerry.model.image import Distribution, ImageDefinition, ImageFile
 from skerry.plan.image import uuid_from
 
 SITE_FILE = "etc/skerry/site.yaml"
+# A log-in prompt is for those who have a password; without one it is an open question.
+_LOGINS = ("getty@.service", "serial-getty@.service")
 AGENT_FOLDER = "usr/lib/skerry/agent"
 _ENTER = (
     'set -e; tree=$1; shift; mount --rbind /dev "$tree/dev"; mount --rbind /proc "$tree/proc"; '
@@ -76,6 +78,7 @@ async def build_root(
         (tree / name).mkdir(parents=True, exist_ok=True)
     await _trust(parts, tree, runner)
     leave_out(tree, parts.distribution.root_left_out)
+    take_rights(tree, parts.distribution.unprivileged)
     copy_files(parts.files, tree)
     await _place_agent(parts, tree, runner)
     _identify(parts, tree)
@@ -92,7 +95,7 @@ async def build_root(
     await tools.run(
         [
             *("mkfs.erofs", "--quiet", "-zlz4hc,level=9", "-C65536", "-Efragments,dedupe"),
-            *(f"-T{tools.epoch}", f"-U{uuid}", image, tree),
+            *(f"-T{tools.epoch}", "--ignore-mtime", f"-U{uuid}", image, tree),
         ],
         timeout_s=600,
     )
@@ -120,6 +123,16 @@ def leave_out(tree: Path, patterns: Sequence[str]) -> None:
         for name in files:
             if compiled.match(f"{prefix}{name}"):
                 (Path(folder) / name).unlink()
+
+
+def take_rights(tree: Path, patterns: Sequence[str]) -> None:
+    """Take setuid and setgid bits from the files that match one of the patterns as a whole."""
+    compiled = re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or r"(?!)")
+    for path in tree.rglob("*"):
+        mode = path.lstat().st_mode
+        raising = stat.S_ISREG(mode) and mode & 0o6000
+        if raising and compiled.fullmatch(path.relative_to(tree).as_posix()):
+            path.chmod(mode & 0o1777)
 
 
 def place_file(file: ImageFile, tree: Path, base: Path, accounts: Accounts) -> None:
@@ -251,7 +264,10 @@ async def _switch_units(parts: RootParts, tree: Path, tools: Toolbox) -> None:
         await tools.run(
             ["systemctl", f"--root={tools.at(tree)}", "enable", *sorted(enable)], timeout_s=120
         )
-    for name in sorted({*parts.distribution.mask, *units.mask} - kept):
+    mask = {*parts.distribution.mask, *units.mask} - kept
+    if any(user.password_hash for user in parts.definition.spec.users):
+        mask -= set(_LOGINS)
+    for name in sorted(mask):
         link = tree / "etc/systemd/system" / name
         if link.is_symlink() or link.is_file():
             link.unlink()
