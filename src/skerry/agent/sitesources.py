@@ -148,11 +148,7 @@ def _stick_files(inside: Root) -> list[tuple[str, Read]]:
     for name, key in ((USER_DATA, "skerry"), (STICK_FILE, "")):
         path = f"/{name}"
         # A link on somebody's stick could lead into this system.
-        if (
-            inside.exists(path)
-            and not inside.is_dir(path)
-            and inside.read_link(path) is None
-        ):
+        if inside.exists(path) and not inside.is_dir(path) and inside.read_link(path) is None:
             found.append((name, _file(inside, path, key=key)))
     return found
 

@@ -20,7 +20,7 @@ import msgspec
 
 from skerry.agent.mounting import KernelMounts
 from skerry.lib.files import DiskRoot, Root
-from skerry.lib.proc import SystemRunner
+from skerry.lib.proc import CommandFailed, Result, SystemRunner
 from skerry.model.osimage import OsBlob, OsImageInfo
 from skerry.plan.installmedium import MEDIUM_ESP, MEDIUM_ROOT, MEDIUM_VERITY
 
@@ -68,7 +68,10 @@ class MtoolsMounts:
                 yield inside
             return
         with tempfile.TemporaryDirectory() as folder:
-            copy_out(device, Path(folder))
+            try:
+                copy_out(device, Path(folder))
+            except AssertionError as exc:
+                raise CommandFailed(Result(("mount", device), 32, "", str(exc))) from exc
             before = _tree(Path(folder))
             yield DiskRoot(folder)
             if writable:

@@ -140,12 +140,20 @@ async def _cut(doors: Doors, work: Work) -> dict[str, str]:
     blocks, disk = doors.blocks, work.disk
     blocks.write(disk, MARK_OFFSET, [MARK])
     blocks.flush(disk)
+    # What could start or be taken for a slot goes before the table does: partitions of an earlier
+    # installation lie at the same places, and would be back with the new table.
+    # The boot entries are the first: from then on nothing here starts.
+    starts = disklayout.starts(work.sizes)
+    blocks.write(disk, starts[disklayout.BOOT], [bytes(MIB)])
+    blocks.flush(disk)
+    for start in starts.values():
+        blocks.write(disk, start, [bytes(MIB)])
+    blocks.flush(disk)
     blocks.write(disk, 0, [bytes(MARK_OFFSET)])
     after = MARK_OFFSET + len(MARK)
     blocks.write(disk, after, [bytes(MIB - after)])
     blocks.write(disk, blocks.size(disk) - MIB, [bytes(MIB)])
     blocks.flush(disk)
-    # Wiping looks at the start of each new partition: nothing old is found where it lay before.
     argv = ["sfdisk", "--quiet", "--wipe", "always", "--wipe-partitions", "always", disk]
     script = disklayout.sfdisk_script(work.sizes).encode()
     await doors.runner.run(argv, stdin=script, timeout_s=_COMMAND_S)
@@ -160,7 +168,7 @@ async def _cut(doors: Doors, work: Work) -> dict[str, str]:
             hint="restart the machine and install again",
         )
     for part in parts.values():
-        # No old name of a slot, no old file system, whatever wipefs knows.
+        # The places above were computed; whatever sfdisk made of them, nothing old has a name.
         blocks.write(part, 0, [bytes(MIB)])
         blocks.flush(part)
     return parts
