@@ -10,6 +10,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from skerry.agent import paths
 from skerry.agent.mounting import Mounts
 from skerry.lib.errors import SkerryError
@@ -51,6 +53,11 @@ class SiteFound:
     @property
     def data(self) -> SiteData:
         return sitedata.merge(layer.data for layer in self.layers)
+
+    def data_from(self, *sources: Source) -> SiteData:
+        """What these sources told, with the permission to keep secrets from wherever it came."""
+        data = sitedata.merge(layer.data for layer in self.layers if layer.source in sources)
+        return msgspec.structs.replace(data, keep_secrets=self.data.keep_secrets)
 
     def places(self) -> list[str]:
         return [f"{layer.source.value} ({layer.place})" for layer in self.layers]
@@ -155,17 +162,19 @@ def _stick_files(inside: Root) -> list[tuple[str, Read]]:
 
 async def _volumes(runner: Runner) -> list[tuple[str, str]]:
     """Devices with one of the names, and their file systems."""
+    try:
+        argv = ["blkid", "-c", "/dev/null", "-o", "export"]
+        result = await runner.run(argv, timeout_s=60, check=False)
+    except SkerryError:
+        return []
     found: dict[str, str] = {}
-    for label in VOLUMES:
-        argv = ["blkid", "-c", "/dev/null", "-t", f"LABEL={label}", "-o", "export"]
-        try:
-            result = await runner.run(argv, timeout_s=30, check=False)
-        except SkerryError:
-            continue
-        for block in result.stdout.split("\n\n"):
-            fields = dict(line.partition("=")[::2] for line in block.splitlines())
-            if fields.get("TYPE") in _FILE_SYSTEMS and fields.get("DEVNAME", "").startswith(
-                "/dev/"
-            ):
-                found[fields["DEVNAME"]] = fields["TYPE"]
+    for block in result.stdout.split("\n\n"):
+        fields: dict[str, str] = {}
+        for line in block.splitlines():
+            key, _, value = line.partition("=")
+            fields[key] = value
+        device, kind = fields.get("DEVNAME", ""), fields.get("TYPE", "")
+        named = fields.get("LABEL") in VOLUMES or fields.get("LABEL_FATBOOT") in VOLUMES
+        if named and kind in _FILE_SYSTEMS and device.startswith("/dev/"):
+            found[device] = kind
     return sorted(found.items())[:_MAX_STICKS]

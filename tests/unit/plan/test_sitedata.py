@@ -257,11 +257,11 @@ def test_the_kernels_command_line_tells_the_same() -> None:
 
 
 def test_problems_of_the_command_line_come_together() -> None:
-    data, problems = read_command_line("skerry.manger=x skerry.label=x skerry.vlan=x skerry.site=X")
+    data, problems = read_command_line("skerry.managr=x skerry.label=x skerry.vlan=x skerry.site=X")
 
     assert data == SiteData()
     assert [problem.path for problem in problems] == [
-        "skerry.manger",
+        "skerry.managr",
         "skerry.label",
         "skerry.vlan",
         "site",

@@ -14,7 +14,7 @@ from skerry.agent.installer.write import Doors, Work
 from skerry.agent.sitesources import SiteFound
 from skerry.lib.errors import SkerryError
 from skerry.plan.diskchoice import Choice, choose
-from skerry.plan.sitedata import After, DiskRule, SiteData, merge
+from skerry.plan.sitedata import After, DiskRule, SiteData, Source, merge, to_keep
 
 
 class NoDisk(SkerryError):
@@ -53,13 +53,17 @@ async def install(doors: Doors, terminals: Terminals, wish: Wish) -> str:
     least = write.least_bytes(info)
     choice = choose(disks, told.disk or DiskRule(), wipe=told.wipe or False, least_bytes=least)
     try:
-        data, disk = await _decide(terminals, wish, found, choice, least_bytes=least)
+        typed, disk = await _decide(terminals, wish, found, choice, least_bytes=least)
     except GivenUp:
         terminals.say("nothing was written")
         return ""
+    # What the image itself says, a later image may say otherwise: that is not kept.
+    told_here = found.data_from(*(item for item in Source if item is not Source.IMAGE))
+    kept = to_keep(merge([told_here, typed]))
     await write.write_disk(
-        doors, Work(medium=medium, info=info, disk=disk, sizes=write.sizes_for(info), data=data)
+        doors, Work(medium=medium, info=info, disk=disk, sizes=write.sizes_for(info), kept=kept)
     )
+    data = merge([told, typed])
     await write.name_in_firmware(doors, disk)
     await doors.runner.run(["sync"], timeout_s=300)
     await _finish(doors, terminals, wish, data, disk)
@@ -69,14 +73,15 @@ async def install(doors: Doors, terminals: Terminals, wish: Wish) -> str:
 async def _decide(
     terminals: Terminals, wish: Wish, found: SiteFound, choice: Choice, *, least_bytes: int
 ) -> tuple[SiteData, str]:
-    """Data and disk, without a person when the data says so and nothing speaks against it."""
+    """What was typed, and the disk; nobody is asked when the data says so and nothing speaks
+    against it."""
     told = found.data
     unattended = wish.unattended or bool(told.unattended)
     problem = _against(found, choice)
     if unattended and problem is None:
         for text in (*choice.lines(), *plan_lines(told, choice.path)):
             terminals.say(text)
-        return told, choice.path
+        return SiteData(), choice.path
     if wish.unattended and problem is not None:
         for text in choice.lines():
             terminals.say(text)
@@ -84,11 +89,10 @@ async def _decide(
     if unattended and problem is not None:
         terminals.say(f"this cannot go on unattended: {problem.message}; {problem.hint}")
     typed, disk = await dialogue.ask_all(terminals, told, choice, least_bytes=least_bytes)
-    data = merge([told, typed])
-    for text in plan_lines(data, disk):
+    for text in plan_lines(merge([told, typed]), disk):
         terminals.say(text)
     await dialogue.confirm(terminals)
-    return data, disk
+    return typed, disk
 
 
 def _against(found: SiteFound, choice: Choice) -> SkerryError | None:

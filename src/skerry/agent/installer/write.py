@@ -26,7 +26,7 @@ from skerry.plan import bootentries, disklayout, installmedium
 from skerry.plan.bootentries import BootEntry, EntryName
 from skerry.plan.disklayout import MIB, Sizes
 from skerry.plan.installmedium import MARK, MARK_OFFSET
-from skerry.plan.sitedata import SiteData, render, to_keep
+from skerry.plan.sitedata import SiteData, render
 
 Say = Callable[[str], None]
 
@@ -54,13 +54,13 @@ class Doors:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One installation: what goes where."""
+    """One installation: what goes where. `kept` is site data that the disk may hold."""
 
     medium: Medium
     info: OsImageInfo
     disk: str
     sizes: Sizes
-    data: SiteData
+    kept: SiteData
 
 
 def sizes_for(info: OsImageInfo) -> Sizes:
@@ -93,7 +93,7 @@ async def write_disk(doors: Doors, work: Work) -> None:
     parts = await _cut(doors, work)
     await _format(doors, parts)
     doors.say(f"{work.disk}: writing site data")
-    await _write_state(doors, parts[disklayout.STATE], work.data)
+    await _write_state(doors, parts[disklayout.STATE], work.kept)
     await _write_slot(doors, work, parts)
     entry = await _write_boot_image(doors, work, parts[disklayout.BOOT])
     await _write_esp(doors, work, parts[disklayout.ESP])
@@ -190,12 +190,12 @@ async def _format(doors: Doors, parts: dict[str, str]) -> None:
         await doors.runner.run(argv, timeout_s=_COMMAND_S)
 
 
-async def _write_state(doors: Doors, device: str, data: SiteData) -> None:
+async def _write_state(doors: Doors, device: str, kept: SiteData) -> None:
     async with doors.mounts.opened(device, "ext4", writable=True) as state:
         state.mkdir("/lib/skerry", mode=0o755)
-        state.write(_SITE, render(to_keep(data)).encode(), mode=0o600)
-        if data.host_name:
-            state.write(_HOST_NAME, f"{data.host_name}\n".encode())
+        state.write(_SITE, render(kept).encode(), mode=0o600)
+        if kept.host_name:
+            state.write(_HOST_NAME, f"{kept.host_name}\n".encode())
 
 
 async def _write_slot(doors: Doors, work: Work, parts: dict[str, str]) -> None:
