@@ -6,6 +6,7 @@ Their code is imported when one of them runs: the agent that works all day does 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from skerry.lib.files import DiskRoot
 from skerry.lib.proc import SystemRunner
 
 if TYPE_CHECKING:
+    from skerry.agent.firstboot import FirstBoot
     from skerry.agent.installer.program import Wish
     from skerry.agent.installer.terminals import Terminals
 
@@ -43,6 +45,76 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="terminal to ask on, as often as needed (default: this one, or the kernel's consoles)",
     )
     install.set_defaults(run=_install)
+
+    site = commands.add_parser(
+        "site", help="make network, time and host name as the site data says (before the network)"
+    )
+    site.set_defaults(run=_site)
+    first = commands.add_parser(
+        "first-boot", help="register this host by its site data, however long it takes"
+    )
+    first.set_defaults(run=_first_boot)
+    screen = commands.add_parser(
+        "screen", help="show this host's state, and a code to scan, until it is stopped"
+    )
+    screen.add_argument(
+        "--terminal", default="", metavar="DEVICE", help="such as /dev/tty1 (default: this one)"
+    )
+    screen.set_defaults(run=_screen)
+
+
+def _site(_: argparse.Namespace) -> int:
+    found = anyio.run(_made().apply)
+    for place in found.places():
+        print(f"site data: {place}")
+    for problem in found.problems:
+        print(f"problem: {problem.path}: {problem.message}", file=sys.stderr)
+    return 0
+
+
+def _first_boot(_: argparse.Namespace) -> int:
+    anyio.run(_made().run)
+    return 0
+
+
+def _made() -> FirstBoot:
+    from skerry.agent.firstboot import FirstBoot, fetch_authority
+    from skerry.agent.mounting import KernelMounts
+    from skerry.agent.sitesources import credentials_folder
+    from skerry.lib.clock import SystemClock
+
+    root, runner = DiskRoot("/"), SystemRunner()
+    return FirstBoot(
+        root=root,
+        runner=runner,
+        mounts=KernelMounts(root, runner),
+        clock=SystemClock(),
+        fetch=fetch_authority,
+        credentials=credentials_folder(),
+    )
+
+
+def _screen(arguments: argparse.Namespace) -> int:
+    anyio.run(_show, arguments.terminal)
+    return 0
+
+
+async def _show(device: str) -> None:
+    """Until SIGTERM or SIGINT; the terminal is left clean."""
+    from skerry.agent.screen import Screen, TtyDisplay
+    from skerry.lib.clock import SystemClock
+
+    screen = Screen(DiskRoot("/"), SystemRunner(), SystemClock(), TtyDisplay(device))
+    async with anyio.create_task_group() as tg:
+
+        async def stop() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for _ in signals:
+                    tg.cancel_scope.cancel()
+                    return
+
+        tg.start_soon(stop)
+        await screen.run()
 
 
 def _install(arguments: argparse.Namespace) -> int:

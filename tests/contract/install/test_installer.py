@@ -23,7 +23,7 @@ from skerry.lib.files import DiskRoot
 from skerry.lib.memory_files import PowerCut
 from skerry.lib.proc import CommandFailed, Result, SystemRunner
 from skerry.plan import bootentries, disklayout
-from skerry.plan.installmedium import ESP_FILES, MARK_OFFSET
+from skerry.plan.installmedium import MARK_OFFSET, esp_files
 
 from .medium import (
     BuiltMedium,
@@ -226,7 +226,7 @@ async def assert_installed(machine: Machine, tmp_path: Path, *, marked: bool = F
     for folder, label in ((esp, disklayout.ESP), (boot, disklayout.BOOT)):
         folder.mkdir(exist_ok=True)
         copy_out(parts[label], folder)
-    for item in ESP_FILES:
+    for item in esp_files("amd64"):
         source = machine.medium.files / item.source
         assert (esp / item.target).read_bytes() == source.read_bytes()
     assert (esp / "loader/keys/auto/db.auth").exists()

@@ -45,12 +45,12 @@ async def install(doors: Doors, terminals: Terminals, wish: Wish) -> str:
         doors.root, doors.runner, doors.blocks, doors.mounts, kinds=wish.kinds
     )
     medium = await probe.find_medium(doors.runner, disks, wish.source)
-    info = await write.read_info(doors, medium)
+    info, sizes = await write.read_info(doors, medium)
     found = await _site_data(doors, medium, wish)
     terminals.say(f"skerry {info.name} {info.version}: installation")
     _tell_sources(terminals, found)
     told = found.data
-    least = write.least_bytes(info)
+    least = write.least_bytes(sizes)
     choice = choose(disks, told.disk or DiskRule(), wipe=told.wipe or False, least_bytes=least)
     try:
         typed, disk = await _decide(terminals, wish, found, choice, least_bytes=least)
@@ -60,11 +60,9 @@ async def install(doors: Doors, terminals: Terminals, wish: Wish) -> str:
     # What the image itself says, a later image may say otherwise: that is not kept.
     told_here = found.data_from(*(item for item in Source if item is not Source.IMAGE))
     kept = to_keep(merge([told_here, typed]))
-    await write.write_disk(
-        doors, Work(medium=medium, info=info, disk=disk, sizes=write.sizes_for(info), kept=kept)
-    )
+    await write.write_disk(doors, Work(medium=medium, info=info, disk=disk, sizes=sizes, kept=kept))
     data = merge([told, typed])
-    await write.name_in_firmware(doors, disk)
+    await write.name_in_firmware(doors, disk, info)
     await doors.runner.run(["sync"], timeout_s=300)
     await _finish(doors, terminals, wish, data, disk)
     return disk

@@ -14,6 +14,7 @@ from itertools import islice
 import anyio.to_thread
 import msgspec
 
+from skerry.agent.facts import architecture
 from skerry.agent.installer.probe import Medium, partitions
 from skerry.agent.mounting import Mounts
 from skerry.lib.blocks import Blocks
@@ -35,6 +36,7 @@ _SITE = "/lib/skerry/site.yaml"
 _HOST_NAME = "/lib/skerry/os/hostname"
 _COMMAND_S = 300.0
 _STATE_BYTES = 2048 * MIB
+_MAX_PARTITION = 64 * 1024 * MIB
 
 
 class InstallFailed(SkerryError):
@@ -64,27 +66,53 @@ class Work:
 
 
 def sizes_for(info: OsImageInfo) -> Sizes:
-    """How large the slots become: they never grow, so half as much again as the image needs."""
+    """How large the slots become where the medium does not say it: they never grow, so half as
+    much again as the image needs."""
     usual = Sizes()
     root = max(usual.root, _rounded(info.root.size_bytes * 3 // 2))
     verity = max(usual.verity, _rounded(info.verity.size_bytes * 3 // 2, 16 * MIB))
     return msgspec.structs.replace(usual, root=root, verity=verity)
 
 
-def least_bytes(info: OsImageInfo) -> int:
-    """Bytes that a disk must have for this image."""
-    return disklayout.smallest_disk(sizes_for(info), state_bytes=_STATE_BYTES)
+def least_bytes(sizes: Sizes) -> int:
+    """Bytes that a disk must have."""
+    return disklayout.smallest_disk(sizes, state_bytes=_STATE_BYTES)
 
 
-async def read_info(doors: Doors, medium: Medium) -> OsImageInfo:
-    """The medium's image. Raises InstallFailed, OsImageInvalid, CommandFailed."""
+async def read_info(doors: Doors, medium: Medium) -> tuple[OsImageInfo, Sizes]:
+    """The medium's image, and the partitions that it wants. Raises InstallFailed, OsImageInvalid,
+    CommandFailed."""
     async with doors.mounts.opened(medium.esp, "vfat") as esp:
         path = f"/{installmedium.FOLDER}/{installmedium.INFO}"
         if not esp.exists(path) or esp.size(path) > MAX_OS_METADATA_BYTES:
             raise InstallFailed(
                 f"the medium has no usable {path}", hint="write the medium again, whole"
             )
-        return parse_os_image(esp.read(path))
+        info = parse_os_image(esp.read(path))
+        if info.architecture != architecture():
+            raise InstallFailed(
+                f"the medium's image is for {info.architecture}, this machine is {architecture()}",
+                hint="build the medium for this architecture",
+            )
+        path = f"/{installmedium.FOLDER}/{installmedium.SIZES}"
+        return info, _sizes(info, esp.read(path)) if esp.exists(path) else sizes_for(info)
+
+
+def _sizes(info: OsImageInfo, data: bytes) -> Sizes:
+    """Sizes that the medium tells, if the image fits into them. Raises InstallFailed."""
+    try:
+        sizes = msgspec.json.decode(data[:MAX_OS_METADATA_BYTES], type=Sizes)
+    except msgspec.DecodeError as exc:
+        raise InstallFailed(f"the medium's {installmedium.SIZES} cannot be read: {exc}") from exc
+    told = (sizes.esp, sizes.boot, sizes.root, sizes.verity)
+    if not all(MIB <= size <= _MAX_PARTITION and size % MIB == 0 for size in told):
+        raise InstallFailed(f"the medium wants partitions of odd sizes: {told}")
+    if info.root.size_bytes > sizes.root or info.verity.size_bytes > sizes.verity:
+        raise InstallFailed(
+            f"the image needs {info.root.size_bytes} bytes, the slots would have {sizes.root}",
+            hint="raise spec.sizes.rootMib of the image and build the medium again",
+        )
+    return sizes
 
 
 async def write_disk(doors: Doors, work: Work) -> None:
@@ -104,7 +132,7 @@ async def write_disk(doors: Doors, work: Work) -> None:
     doors.blocks.flush(work.disk)
 
 
-async def name_in_firmware(doors: Doors, disk: str) -> None:
+async def name_in_firmware(doors: Doors, disk: str, info: OsImageInfo) -> None:
     """Let the firmware start the loader first and recovery second. A firmware that does not let
     us is told, no more: it finds the loader under its usual name."""
     if not doors.root.is_dir("/sys/firmware/efi/efivars"):
@@ -112,12 +140,13 @@ async def name_in_firmware(doors: Doors, disk: str) -> None:
         return
     try:
         listed = await doors.runner.run(["efibootmgr"], timeout_s=60)
+        entries = installmedium.firmware_entries(info.architecture)
         for number, name in _firmware_entries(listed.stdout):
-            if name in dict(installmedium.FIRMWARE_ENTRIES):
+            if name in dict(entries):
                 argv = ["efibootmgr", "--quiet", "--bootnum", number, "--delete-bootnum"]
                 await doors.runner.run(argv, timeout_s=60)
         # Each new entry becomes the first: recovery before the loader.
-        for name, loader in reversed(installmedium.FIRMWARE_ENTRIES):
+        for name, loader in reversed(entries):
             argv = ["efibootmgr", "--quiet", "--create", "--disk", disk, "--part", "1"]
             await doors.runner.run([*argv, "--label", name, "--loader", loader], timeout_s=60)
     except SkerryError as exc:
@@ -252,7 +281,7 @@ async def _write_esp(doors: Doors, work: Work, device: str) -> None:
         for name in _key_files(esp):
             source = f"/{installmedium.FOLDER}/{installmedium.KEYS}/{name}"
             wanted[f"/{installmedium.KEYS_TARGET}/{name}"] = source
-        for item in installmedium.ESP_FILES:
+        for item in installmedium.esp_files(work.info.architecture):
             wanted[f"/{item.target}"] = _from_medium(esp, item.source)
         for path, source in wanted.items():
             await anyio.to_thread.run_sync(target.write_chunks, path, esp.read_chunks(source))
