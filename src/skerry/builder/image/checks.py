@@ -147,10 +147,12 @@ def enabled(view: ImageView, unit: str) -> bool:
             return False
         if place.exists() or place.is_symlink():
             break
+    # A link into the image leads nowhere here, so only the link itself is looked for.
     return any(
-        any((view.tree / folder).glob(f"*.{kind}/{unit}"))
+        (wanting / unit).is_symlink() or (wanting / unit).exists()
         for folder in _UNITS
         for kind in ("wants", "requires")
+        for wanting in (view.tree / folder).glob(f"*.{kind}")
     )
 
 
