@@ -45,5 +45,3 @@ async def kairos_program(
     )
     (name,) = recipe.programs
     return built.program(name)
-
-
