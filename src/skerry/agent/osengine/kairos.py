@@ -29,8 +29,8 @@ from skerry.agent.osengine.kairos_guards import (
 from skerry.agent.osengine.kairos_source import check_image, image_info
 from skerry.agent.osengine.kairos_state import (
     ACTIVE,
-    ENTRIES,
     BOOT_ENTRY,
+    ENTRIES,
     PASSIVE,
     Activating,
     KairosFacts,

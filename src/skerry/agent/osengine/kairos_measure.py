@@ -15,7 +15,7 @@ from skerry.agent.osengine import kairos_state as words
 from skerry.agent.osengine.kairos_state import ACTIVE, PASSIVE, ImageFacts, KairosFacts, Mount
 from skerry.lib.files import FileMissing, Root, text_of
 from skerry.lib.proc import CommandMissing, CommandTimedOut, Runner
-from skerry.model.kairosimage import KairosBoot
+from skerry.model.kairosimage import VERSION_IN_RELEASE, KairosBoot
 
 RELEASE = "/etc/kairos-release"
 COS = "/run/cos"
@@ -145,7 +145,7 @@ def _uki_images(root: Root) -> dict[str, ImageFacts]:
             size = root.size(path)
         except (FileMissing, OSError):
             head, size = b"", 0
-        version = re.search(rb"KAIROS_(?:VERSION|RELEASE)=\"?([^\"\n\0]{1,128})", head)
+        version = VERSION_IN_RELEASE.search(head)
         whole = head.startswith(b"MZ") and name in counters
         identity = hashlib.sha256(head + size.to_bytes(8, "big")).hexdigest()
         found[name] = ImageFacts(

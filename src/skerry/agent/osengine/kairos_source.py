@@ -6,8 +6,6 @@ it finds only after it has begun to write.
 
 from __future__ import annotations
 
-import re
-
 import anyio.to_thread
 
 from skerry.agent.content import Content
@@ -20,19 +18,12 @@ from skerry.model.kairosimage import (
     KAIROS_ARTIFACT_TYPE,
     KAIROS_CONFIG_TYPE,
     KAIROS_IMAGE_TYPE,
-    KairosBoot,
     KairosImageInfo,
     parse_kairos_image,
+    tar_problem,
+    wanted_of_tar,
 )
 from skerry.model.osimage import MAX_OS_METADATA_BYTES, OsImageInvalid
-
-_RELEASE = "etc/kairos-release"
-_KERNEL, _INITRD = "boot/vmlinuz", "boot/initrd"
-_UKI = "efi/kairos/norole.efi"
-_RELEASE_HEAD = 64 * 1024
-# The release's text is in one of the first sections.
-_UKI_HEAD = 1024 * 1024
-_VERSION = re.compile(rb"KAIROS_(?:VERSION|RELEASE)=\"?([^\"\n\0]{1,128})")
 
 
 async def image_info(root: Root, content: Content, image: ArtifactRef) -> KairosImageInfo:
@@ -78,41 +69,7 @@ async def check_image(root: Root, path: str, info: KairosImageInfo) -> None:
 
 def scan_tar(root: Root, path: str) -> SavedImage:
     """One pass over the tar. Raises SavedImageInvalid."""
-    return scan(root.read_chunks(path), wanted)
-
-
-def wanted(path: str) -> int | None:
-    """How much is kept of the files that an image needs to start, and of what they may link to."""
-    if path.lower() == _UKI:
-        return _UKI_HEAD
-    if path == _RELEASE:
-        return _RELEASE_HEAD
-    return 0 if path.startswith("boot/") else None
-
-
-def kairos_version(found: SavedImage) -> tuple[KairosBoot, str]:
-    """For which kind of host the tar is, and which version it says. Empty when it says none."""
-    uki = next((item for path, item in found.files.items() if path.lower() == _UKI), None)
-    holder = uki or found.file(_RELEASE)
-    version = _VERSION.search(holder.head) if holder else None
-    kind = KairosBoot.UKI if uki else KairosBoot.GRUB
-    return kind, version[1].decode(errors="replace") if version else ""
-
-
-def tar_problem(found: SavedImage, info: KairosImageInfo) -> str:
-    """Why the tar is not the image that the description promises; empty when it is."""
-    kind, version = kairos_version(found)
-    if kind is not info.boot:
-        return f"the tar is for {kind} hosts, its description says {info.boot}"
-    if version != info.kairos_version:
-        return f"the tar says version {version or 'nothing'}, not {info.kairos_version}"
-    if found.unpacked_bytes > info.unpacked_bytes:
-        return f"the tar unpacks to {found.unpacked_bytes} bytes, not {info.unpacked_bytes}"
-    for path, what in ((_KERNEL, "kernel"), (_INITRD, "initrd")):
-        file = found.file(path)
-        if kind is KairosBoot.GRUB and (file is None or file.size == 0):
-            return f"the tar has no {what} at /{path}"
-    return ""
+    return scan(root.read_chunks(path), wanted_of_tar)
 
 
 def _invalid(image: ArtifactRef, problem: str) -> OsEngineFailed:
