@@ -15,6 +15,8 @@ import msgspec
 from skerry.lib.digest import canonical_json
 from skerry.lib.oci import Descriptor, Layout, LayoutInvalid, new_manifest
 from skerry.model.agentrelease import AGENT_ARTIFACT_TYPE
+from skerry.model.kairosimage import KAIROS_ARTIFACT_TYPE
+from skerry.model.osimage import OS_ARTIFACT_TYPE
 from skerry.model.release import (
     ARTIFACT_TYPE,
     CHART_ARTIFACT_TYPE,
@@ -44,6 +46,8 @@ _TYPES = {
     IMAGES_ARTIFACT_TYPE: "images",
     CHART_ARTIFACT_TYPE: "chart",
     AGENT_ARTIFACT_TYPE: "agent",
+    OS_ARTIFACT_TYPE: "os",
+    KAIROS_ARTIFACT_TYPE: "os",
 }
 
 
