@@ -20,14 +20,13 @@ import structlog
 from skerry import __version__
 from skerry.agent import appliance, bundle, paths, register
 from skerry.agent.clockfloor import ClockFloor, SetClock
-from skerry.agent.content import Content, ContentStore
+from skerry.agent.content import ContentStore
 from skerry.agent.core import Parts, run_agent
-from skerry.agent.facts import in_container
+from skerry.agent.facts import architecture, in_container
 from skerry.agent.identity import Identity, load_identity
 from skerry.agent.kube.kubeadm import KubeadmEngine
 from skerry.agent.labels import check_settings
-from skerry.agent.osengine.engine import OsEngine
-from skerry.agent.osengine.unmanaged import UnmanagedOs
+from skerry.agent.osengine.detect import OsDoors, make_engine
 from skerry.agent.remove import remove_agent
 from skerry.agent.settings import AgentSettings
 from skerry.agent.slots import slot_of
@@ -113,16 +112,13 @@ async def _work() -> None:
             runner=runner,
             clock=clock,
             engine=lambda content: KubeadmEngine(runner, root, clock, content),
-            os_engine=lambda content: _os_engine(root, content),
+            os_engine=lambda content: make_engine(
+                OsDoors(root, runner, content, clock, architecture())
+            ),
             slot=slot_of(os.path.realpath(sys.executable)),
             set_clock=await _set_clock(runner),
         )
     )
-
-
-def _os_engine(root: Root, _content: Content) -> OsEngine:
-    """The engine for this host's operating system."""
-    return UnmanagedOs(root)
 
 
 async def _set_clock(runner: Runner) -> SetClock | None:

@@ -360,7 +360,6 @@ class OsUpdater:
             interrupted = dict(list({**memory.interrupted, digest: 1}.items())[-_KEPT:])
             self._keep(msgspec.structs.replace(memory, interrupted=interrupted))
         if reason in ("OsReturned", "OsInterrupted"):
-            self.events.add(reason, failure.message, at=self.clock.now(), severity="warning")
             log.warning("os.returned", reason=reason, digest=digest)
         self._say(_failing(reason, failure.message))
         self._rest_until_s = self.clock.monotonic() + self._rest()
