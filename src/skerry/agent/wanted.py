@@ -17,7 +17,7 @@ from skerry.lib.files import Root
 from skerry.lib.oci import MAX_MANIFEST_BYTES, LayoutInvalid, parse_manifest
 from skerry.model.artifact import ArtifactRef
 from skerry.model.meta import Record
-from skerry.model.osimage import OS_ARTIFACT_TYPE, OS_SBOM_TYPE, OsImageInvalid
+from skerry.model.osimage import OS_SBOM_TYPE, OsImageInvalid
 from skerry.plan.agentupdate import DesiredAgent
 from skerry.plan.osupdate import DesiredOs
 from skerry.wire import envelope as env
@@ -101,8 +101,10 @@ async def wanted_os(
 
 
 async def fetch_image(root: Root, content: Content, ref: ArtifactRef) -> None:
-    """Bring everything of an OS image here that an engine may write. Raises OsImageInvalid and
-    content errors."""
+    """Bring everything of an OS image here that an engine may write; what it is, the engine judges.
+
+    Raises OsImageInvalid and content errors.
+    """
     place = await content.ensure(ref.digest)
     if root.size(place) > MAX_MANIFEST_BYTES:
         raise OsImageInvalid(f"manifest of OS image {ref.version} is too large")
@@ -110,8 +112,6 @@ async def fetch_image(root: Root, content: Content, ref: ArtifactRef) -> None:
         manifest = parse_manifest(root.read(place))
     except LayoutInvalid as exc:
         raise OsImageInvalid(f"OS image {ref.version}: {exc.message}") from exc
-    if manifest.artifact_type != OS_ARTIFACT_TYPE:
-        raise OsImageInvalid(f"OS image {ref.version} is a {manifest.artifact_type[:100]}")
     for part in (manifest.config, *manifest.layers):
         if part.media_type != OS_SBOM_TYPE:
             await content.ensure(part.digest, size=part.size)
