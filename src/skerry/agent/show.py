@@ -8,6 +8,14 @@ from __future__ import annotations
 from skerry.agent.sync import LocalStatus
 from skerry.model.reasons import Cause, why
 
+_SLOTS = {
+    "good": "confirmed, the way back",
+    "trial": "on trial",
+    "staged": "ready to start",
+    "partial": "being written",
+    "bad": "given up",
+    "empty": "empty",
+}
 _CODE_HINT = "compare this code with the one that the manager shows, then approve there"
 
 
@@ -26,6 +34,7 @@ def status_text(status: LocalStatus) -> str:
         where = f"  slot {report.agent.slot}" if report.agent.slot else ""
         trial = "  on trial" if report.agent.on_trial else ""
         rows.append(("agent", f"{report.agent_version}{where}{trial}"))
+        rows += _system(report.os)
         kubernetes = report.kubernetes
         if kubernetes.cluster:
             rows.append(("cluster", kubernetes.cluster))
