@@ -31,11 +31,12 @@ from skerry.agent.journal import EventLog, Journal
 from skerry.agent.kube.engine import KubeEngine
 from skerry.agent.labels import EVERY_S, Gathered, LabelSource, follow
 from skerry.agent.osengine.engine import OsEngine
-from skerry.agent.osupdate import OsUpdater
+from skerry.agent.osupdate import FetchContent, OsUpdater
 from skerry.agent.selfupdate import Updater
 from skerry.agent.slots import AgentSlots
 from skerry.agent.standing import Standing
 from skerry.agent.sync import HOLD_S, LocalStatus, Syncer, save_status
+from skerry.agent.wanted import fetch_image
 from skerry.agent.work import Worker
 from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
@@ -62,6 +63,7 @@ class Parts:
     clock: Clock
     engine: Callable[[Content], KubeEngine]
     os_engine: Callable[[Content], OsEngine] | None = None
+    fetch_image: FetchContent = fetch_image
     channel: Callable[[Identity, HostKeys, Counter], Channel] = HttpChannel
     facts: HostFacts | None = None
     idle_s: float = 10.0
@@ -272,6 +274,7 @@ def _os_updater(
         clock=parts.clock,
         content=content,
         engine=parts.os_engine(content),
+        fetch=parts.fetch_image,
         identity=identity,
         events=events,
         standing=standing,

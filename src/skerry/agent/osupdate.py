@@ -25,6 +25,7 @@ from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.lib.proc import Runner
+from skerry.model.artifact import ArtifactRef
 from skerry.model.meta import Condition, Record
 from skerry.model.osstate import OsSlotState, OsState
 from skerry.plan import steps as do
@@ -55,6 +56,8 @@ OsStep = (
     | do.ConfirmImage
     | do.RollBackImage
 )
+
+FetchContent = Callable[[Root, Content, ArtifactRef], Awaitable[None]]
 
 _IDLE_S = 60.0
 _TRIAL_LOOK_S = 5.0
@@ -106,6 +109,7 @@ class OsUpdater:
     identity: Identity
     events: EventLog
     standing: Standing
+    fetch: FetchContent = fetch_image
     on_ready: Callable[[], None] = lambda: None
     health: Callable[[], Awaitable[tuple[Condition, ...]]] = _nothing
     architecture: str = field(default_factory=facts.architecture)
@@ -148,7 +152,7 @@ class OsUpdater:
             move = self._plan(observed)
             if isinstance(move, FetchImage) and self._wanted.os is not None:
                 self._say(_updating(f"OS image {self._wanted.os.version} is being fetched"))
-                await fetch_image(self.root, self.content, self._wanted.os.artifact)
+                await self.fetch(self.root, self.content, self._wanted.os.artifact)
                 self._fetched = self._wanted.os.artifact.digest
                 move = self._plan(observed)
         except SkerryError as exc:
