@@ -161,10 +161,12 @@ class OsUpdater:
         self._tell(move, observed)
         self.due = isinstance(move, do.Operation)
         now = (self._wanted.assignment, is_settled(self._wanted.os, observed))
-        if self.due or now != self._told:
+        left_s = self._rest_until_s - self.clock.monotonic() if self.due else 0.0
+        if (self.due and left_s <= 0) or now != self._told:
             self._told = now
             self.on_ready()
-        return _TRIAL_LOOK_S if observed.on_trial else _IDLE_S
+        usual_s = _TRIAL_LOOK_S if observed.on_trial else _IDLE_S
+        return min(left_s, usual_s) if left_s > 0 else usual_s
 
     def on_trial(self) -> bool:
         """Whether the running system has still to prove itself: nothing else begins then."""
