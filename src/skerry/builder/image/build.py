@@ -47,6 +47,7 @@ CACHED = (
     "uki",
     "recovery",
     "loader",
+    "live",
 )
 Tell = Callable[[ImageStep, str, float], None]
 
@@ -96,15 +97,20 @@ class Build:
             "uki": self._uki,
             "recovery": self._recovery,
             "loader": self._loader,
+            "live": self._live,
         }
 
-    async def run(self) -> None:
-        """Make what the cache lacks. Raises ImageBuildFailed, NotAllowedHere, CommandFailed."""
+    async def run(self, *, installer: bool = False) -> None:
+        """Make what the cache lacks; the medium's own boot image for an installer only.
+
+        Raises ImageBuildFailed, NotAllowedHere, CommandFailed.
+        """
         check_machine(self.job.definition)
         mask = os.umask(0o022)
         try:
             for name in CACHED:
-                await self._one(self.steps[name])
+                if installer or name != "live":
+                    await self._one(self.steps[name])
         finally:
             os.umask(mask)
 
@@ -238,6 +244,13 @@ class Build:
             keys=self.job.keys,
             tools=self.toolbox,
         )
+
+    async def _live(self, out: Path, work: Path) -> None:
+        arguments = (
+            *plans.kernel_arguments(self.job.definition, self.job.distribution),
+            *plans.live_arguments(self.verity_facts().root_hash),
+        )
+        await self._boot_image(out / "live.efi", arguments, self.made("root") / "os-release")
 
     async def _boot_image(self, out: Path, arguments: tuple[str, ...], release: Path) -> None:
         image = sealing.BootImage(

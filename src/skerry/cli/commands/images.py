@@ -85,11 +85,18 @@ async def plan(file: Path, keys: Path | None, agent_archive: Path | None, lock: 
     help="Folder for disk, artifact, boot images, bill of materials, provenance and log.",
 )
 @click.option("--qcow2", is_flag=True, help="Convert the raw disk to qcow2, too.")
+@click.option("--installer", is_flag=True, help="Make an installation medium, too.")
 @_AGENT
 @_LOCK
 @runs
 async def build_image(
-    file: Path, keys: Path, out: Path, qcow2: bool, agent_archive: Path | None, lock: Path
+    file: Path,
+    keys: Path,
+    out: Path,
+    qcow2: bool,
+    installer: bool,
+    agent_archive: Path | None,
+    lock: Path,
 ) -> None:
     """Build the image that FILE defines. Needs root.
 
@@ -125,9 +132,9 @@ async def build_image(
     with (out / "build.log").open("w") as writing:
         log = BuildLog(writing, clock)
         build = Build(job, cache=cache, runner=SystemRunner(), log=log, tell=_tell)
-        await build.run()
+        await build.run(installer=installer)
         click.echo("disk and artifact ...", err=True)
-        made = await deliver(build, out, clock=clock, qcow2=qcow2)
+        made = await deliver(build, out, clock=clock, qcow2=qcow2, installer=installer)
         log.write("complete")
         seconds = log.seconds
     cache.trim(clock.now())
