@@ -21,7 +21,8 @@ from skerry.builder.cache import Cache
 from skerry.builder.gomodules import machine_architecture
 from skerry.builder.image import initrd as initrds
 from skerry.builder.image import sealing, toolbox, trees
-from skerry.builder.image.inputs import appliance_folder
+from skerry.builder.image.errors import ImageBuildFailed
+from skerry.builder.image.inputs import appliance_folder, gather
 from skerry.builder.image.journal import BuildLog, LoggedRunner
 from skerry.builder.image.keys import ImageKeys
 from skerry.builder.image.root import RootFacts, RootParts, build_root
@@ -151,12 +152,26 @@ class Build:
             work = Path(tempfile.mkdtemp(prefix=".work.", dir=out.parent))
             try:
                 await self._makers[step.name](out, work)
+                self._check_inputs(step)
             finally:
                 await anyio.to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
             # The rename that follows must not reach the disk before what it stands for.
             await self.runner.run(["sync", "-f", str(out)], timeout_s=300)
         self._tell(step, "done", self.log.seconds - began)
         self.log.write(f"{step.name} done in {self.log.seconds - began:.1f} s")
+
+    def _check_inputs(self, step: ImageStep) -> None:
+        """A result must not bear the name of files that changed while they were read."""
+        if step.name not in ("initrd", "root"):
+            return
+        job = self.job
+        now = gather(job.definition, base=job.base, agent=job.inputs.agent, keys=job.keys)
+        if now != job.inputs:
+            raise ImageBuildFailed(
+                "files of the image or keys changed while it was built",
+                hint="build again",
+                retryable=True,
+            )
 
     async def _tools(self, out: Path, work: Path) -> None:
         wanted = self.job.distribution.tools

@@ -66,7 +66,7 @@ async def build_medium(
         stdin=with_identifiers(medium_script(sizes), f"medium {parts.info.root_hash}").encode(),
     )
     places = await table_of(out, tools=tools)
-    esp = await fat_image(files, work / "medium", size=sizes[0], label="SKERRY-SETUP", tools=tools)
+    esp = await fat_image(files, work / "medium", size=sizes[0], label="SKERRY-INST", tools=tools)
     for label, source in (
         (installmedium.MEDIUM_ESP, esp),
         (installmedium.MEDIUM_ROOT, parts.disk.root),
