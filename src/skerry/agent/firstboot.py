@@ -110,6 +110,8 @@ class FirstBoot:
         if identity is not None and (identity.approved or not self._moves(identity, data)):
             if not identity.approved:
                 self._renew_secrets(data)
+                # Does nothing to one that runs; a start that was lost is made up for.
+                await self._agent("start")
             return None
         if not data.can_register:
             return _missing(found)
@@ -124,9 +126,12 @@ class FirstBoot:
         # From here on it lies with the registration, which forgets it after use.
         sitesources.scrub(self.root)
         log.info("registration.prepared", manager=identity.manager)
-        argv = ["systemctl", "--no-block", "restart", "skerry-agent.service"]
-        await self.runner.run(argv, timeout_s=_AGENT_S)
+        await self._agent("restart")
         return None
+
+    async def _agent(self, verb: str) -> None:
+        argv = ["systemctl", "--no-block", verb, "skerry-agent.service"]
+        await self.runner.run(argv, timeout_s=_AGENT_S)
 
     @staticmethod
     def _moves(identity: Identity, data: SiteData) -> bool:
