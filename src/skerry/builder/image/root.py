@@ -69,10 +69,11 @@ async def build_root(
     tree.mkdir(mode=0o755)
     unpack = ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", str(tree)]
     await runner.run([*unpack, "-xpf", str(parts.packages)], timeout_s=300)
-    await runner.run(
-        [*unpack, "-xpf", str(parts.boot), "--wildcards", "./usr/lib/modules/*"], timeout_s=300
-    )
+    modules = ["./usr/lib/modules/*", "./boot/config-*"]
+    await runner.run([*unpack, "-xpf", str(parts.boot), "--wildcards", *modules], timeout_s=300)
     version = kernel_version(tree)
+    # One of the places where kubeadm looks for it (k8s.io/system-validators, kernel_validator.go).
+    shutil.move(tree / f"boot/config-{version}", tree / f"usr/lib/modules/{version}/config")
     await tools.run(["depmod", "-b", tree, version], timeout_s=120)
     for name in _FOLDERS:
         (tree / name).mkdir(parents=True, exist_ok=True)
