@@ -8,11 +8,9 @@ own code runs against file systems that this computer's kernel may not have.
 from __future__ import annotations
 
 import datetime as dt
-import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +100,7 @@ async def _make(scratch: Path, into: Path, runner: Runner) -> None:
     (root / "init").write_text(_INIT)
     (root / "init").chmod(0o755)
     pack = 'cd "$1" && find . | cpio --quiet -o -H newc >"$2"'
-    await runner.run(
-        ["sh", "-c", pack, "sh", str(root), str(into / "initrd")], timeout_s=120
-    )
+    await runner.run(["sh", "-c", pack, "sh", str(root), str(into / "initrd")], timeout_s=120)
     shutil.copyfile(scratch / "boot" / f"vmlinuz-{version}", into / "vmlinuz")
 
 
