@@ -3,8 +3,8 @@
 The log has the format of Linux's dm-log-writes (Documentation/admin-guide/device-mapper/
 log-writes.rst): a superblock, then entries of one sector, each followed by its data; all numbers
 little-endian. QEMU counts entries in the superblock only at a flush, so entries beyond the count
-are real. It writes an entry when the disk below has answered: the order is that of completion, and a
-write that was answered while a flush was under way counts as flushed.
+are real. It writes an entry when the disk below has answered: the order is that of completion, and
+a write that was answered while a flush was under way counts as flushed.
 """
 
 from __future__ import annotations
