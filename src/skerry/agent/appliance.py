@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from skerry.lib.errors import SkerryError
-from skerry.lib.files import DiskRoot
+from skerry.lib.files import DiskRoot, Root
 from skerry.lib.proc import SystemRunner
 
 if TYPE_CHECKING:
@@ -61,6 +61,21 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--terminal", default="", metavar="DEVICE", help="such as /dev/tty1 (default: this one)"
     )
     screen.set_defaults(run=_screen)
+
+
+def before_registration(root: Root) -> str:
+    """What `status` shows of an appliance that no manager knows; empty on other hosts."""
+    from skerry.agent.firstboot import load_site_state
+    from skerry.agent.show import cause_lines
+    from skerry.model.reasons import why
+
+    state = load_site_state(root)
+    if not state.conditions:
+        return ""
+    told = [f"told by  {place}" for place in state.sources]
+    manager = ", ".join(state.manager) or "none yet"
+    lines = [f"manager  {manager}", *told, "", *cause_lines(why(state.conditions, {}))]
+    return "\n".join(lines)
 
 
 def _site(_: argparse.Namespace) -> int:

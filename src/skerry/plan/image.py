@@ -19,7 +19,7 @@ from skerry.plan.disklayout import MIB, Sizes
 
 # Raised when a step makes something else from the same inputs.
 FORMS = {
-    "tools": 1,
+    "tools": 2,
     "packages": 1,
     "boot": 1,
     "initrd": 1,

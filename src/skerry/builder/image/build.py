@@ -153,10 +153,9 @@ class Build:
         self.log.write(f"{step.name} done in {self.log.seconds - began:.1f} s")
 
     async def _tools(self, out: Path, work: Path) -> None:
+        wanted = self.job.distribution.tools
         tree = out / "tree"
-        await trees.install_packages(
-            self.job.distribution.tools, self.origin, tree, runner=self.runner, folder=True
-        )
+        await trees.install_packages(wanted, self.origin, tree, runner=self.runner, folder=True)
         toolbox.prepare(tree)
 
     async def _packages(self, out: Path, work: Path) -> None:

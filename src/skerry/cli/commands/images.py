@@ -141,6 +141,62 @@ async def build_image(
     click.echo(str(made.disk))
 
 
+@image.command("check")
+@click.argument("place", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--keys",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Compare signatures with these keys; otherwise only whether there are some.",
+)
+@click.option(
+    "--definition",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What was asked for (default: what the build's folder says; for a disk, nothing).",
+)
+@click.option(
+    "--level",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Fail below this score, in percent.",
+)
+@runs
+async def check(place: Path, keys: Path | None, definition: Path | None, level: int) -> None:
+    """Look at a built image by the written list: PLACE is a build's folder or a raw disk.
+
+    Needs root. Fails when a grave item does (a password or SSH that nobody asked for), or when the
+    score is below the level.
+    """
+    from skerry.builder.cache import default_cache
+    from skerry.builder.image.checking import check_place
+    from skerry.builder.image.inputs import load_definition
+    from skerry.builder.image.keys import open_keys
+    from skerry.lib.proc import SystemRunner
+
+    _quiet_logs()
+    report = await check_place(
+        place,
+        cache=default_cache(surroundings().env),
+        runner=SystemRunner(),
+        keys=open_keys(keys) if keys else None,
+        asked=load_definition(definition).spec if definition else None,
+    )
+    for verdict in report.verdicts:
+        state = "pass" if verdict.passed else "FAIL"
+        click.echo(f"{state}  {verdict.check.id:<20}  {verdict.check.reason}")
+        for finding in verdict.findings[:10]:
+            click.echo(f"      {'':<20}  - {finding}")
+        if len(verdict.findings) > 10:
+            click.echo(f"      {'':<20}  - and {len(verdict.findings) - 10} more")
+    passed = sum(verdict.passed for verdict in report.verdicts)
+    click.echo(f"score {report.score} %: {passed} of {len(report.verdicts)} items")
+    if report.grave:
+        grave = ", ".join(verdict.check.id for verdict in report.grave)
+        raise _refused(f"{place} fails grave items: {grave}")
+    if report.score < level:
+        raise _refused(f"{place} has a score of {report.score} %, wanted {level} %")
+
+
 @click.group()
 def keys() -> None:
     """Make the keys that sign OS images."""
@@ -201,6 +257,12 @@ def _tell(step: ImageStep, event: str, seconds: float) -> None:
         click.echo(f"  {step.name} {step.id} made in {seconds:.0f} s", err=True)
     else:
         click.echo(f"  {step.name} {step.id} is in the cache", err=True)
+
+
+def _refused(message: str) -> Exception:
+    from skerry.lib.errors import SkerryError
+
+    return SkerryError(message, hint="what is wrong stands above, below each item that failed")
 
 
 def _quiet_logs() -> None:
