@@ -227,16 +227,15 @@ def _data(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[int, int]]:
         at = end
 
 
-def sparse_copy(source: Path, target: Path) -> None:
-    """Copy a disk's file without its holes. Raises BadLog when it changes meanwhile."""
+def copy_range(source: Path, target: Path, *, start: int, size: int) -> None:
+    """Make a file of a part of another without its holes. Raises BadLog when that shrinks."""
     with source.open("rb") as old, target.open("wb") as new:
-        end = old.seek(0, 2)
-        new.truncate(end)
-        for start, stop in list(_data(old, 0, end)):
-            at = start
+        new.truncate(size)
+        for first, stop in list(_data(old, start, start + size)):
+            at = first
             while at < stop:
                 count = min(stop - at, 1 << 28)
-                done = os.copy_file_range(old.fileno(), new.fileno(), count, at, at)
+                done = os.copy_file_range(old.fileno(), new.fileno(), count, at, at - start)
                 if not done:
                     raise BadLog(f"{source} shrank while it was copied")
                 at += done
@@ -244,7 +243,7 @@ def sparse_copy(source: Path, target: Path) -> None:
 
 def replay(log: Path, entries: Sequence[Entry], base: Path, cut: Cut, into: Path) -> None:
     """The disk as the cut leaves it, as a new file."""
-    sparse_copy(base, into)
+    copy_range(base, into, start=0, size=base.stat().st_size)
     apply(overlay(entries, cut), log, into)
 
 
