@@ -41,7 +41,7 @@ mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 while read -r place; do insmod "$place" 2>/dev/null; done </modules
 if mount -t virtiofs -o ro host /host 2>/dev/null; then
-  for name in proc sys dev run tmp; do mount --rbind /$name /host/$name; done
+  for name in proc sys dev run; do mount --rbind /$name /host/$name; done
 fi
 echo "lab guest is up"
 stty -F /dev/ttyS1 raw -echo

@@ -176,7 +176,7 @@ class Machine:
             # quotes keep a terminal that still echoes from answering in the shell's place.
             asked = (
                 f"\n(echo {packed} | base64 -d >/tmp/.{mark}; sh /tmp/.{mark} >/tmp/.{mark}o 2>&1"
-                f" </dev/null; echo $? >>/tmp/.{mark}o; echo; echo {mark}-'BEGIN';"
+                f" </dev/null; code=$?; echo; echo {mark}-'BEGIN' $code;"
                 f" base64 /tmp/.{mark}o; echo {mark}-'END'; rm -f /tmp/.{mark}*)\n"
             )
             try:
@@ -184,8 +184,12 @@ class Machine:
                     answer = await self._ask(asked, mark)
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, TimeoutError) as exc:
                 raise self._failed(f"does not answer on its shell within {timeout_s:g} s") from exc
-        text, _, code = base64.b64decode(answer).decode(errors="replace").rstrip().rpartition("\n")
-        result = Result(("sh", "-c", script), int(code or -1), text, "")
+        code, _, packed = answer.decode(errors="replace").partition("\n")
+        try:
+            text = base64.b64decode(packed).decode(errors="replace")
+            result = Result(("sh", "-c", script), int(code), text.rstrip("\n"), "")
+        except ValueError as exc:
+            raise self._failed(f"answers oddly on its shell: {answer[:80]!r}") from exc
         if check and not result.ok:
             raise CommandFailed(result, hint=f"the script ran on machine {self.spec.name}")
         return result
