@@ -8,6 +8,7 @@ that the firmware's tables carry (systemd.io, CREDENTIALS; smbios type 11).
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +88,6 @@ class MachineSpec:
 
 def mac_of(run: str, name: str) -> str:
     """A stable address of the locally administered range."""
-    import hashlib
-
     digest = hashlib.sha256(f"skerry lab mac {run}/{name}".encode()).digest()
     return "02:73:6b" + "".join(f":{byte:02x}" for byte in digest[:3])
 
