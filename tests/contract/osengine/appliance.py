@@ -259,10 +259,10 @@ class Appliance:
         others = [
             x
             for x in self._files()
-            if "+0" not in x
-            and re.split(r"[+.]", x)[0] != number
-            and self.root.files.get(f"/boot/{self._uki_of(x)}")
+            if re.split(r"[+.]", x)[0] != number and self.root.files.get(f"/boot/{self._uki_of(x)}")
         ]
+        # One that was given up is better than none.
+        others = [x for x in others if "+0" not in x] or others
         if others:
             self.one_shot = others[-1]
         else:
