@@ -226,7 +226,8 @@ class KairosEngine:
         if not (labels or torn or leftover):
             return facts
         if facts.transition_mounted:
-            done = await self._try("umount", look.TRANSITION)
+            # kairos-agent may have died in its chroot, with more mounted below.
+            done = await self._try("umount", "--recursive", look.TRANSITION)
             if not done.ok:
                 _refuse([_BUSY])
         if facts.state and facts.boot is KairosBoot.GRUB:
