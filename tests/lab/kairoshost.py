@@ -44,7 +44,8 @@ partx -g -s -o NR,NAME "$disk" 2>/dev/null | while read -r nr name; do
   { blkid -p -o udev "$p" | sed 's/^/E:/'; echo "E:ID_PART_ENTRY_NAME=$name"; } \\
     > "/run/udev/data/b$dev"
   ln -sf "$p" "/dev/disk/by-partlabel/$name"
-  label=$(blkid -p -s LABEL -o value "$p"); [ -n "$label" ] && ln -sf "$p" "/dev/disk/by-label/$label"
+  label=$(blkid -p -s LABEL -o value "$p")
+  [ -z "$label" ] || ln -sf "$p" "/dev/disk/by-label/$label"
 done
 exit 0
 """
@@ -139,7 +140,17 @@ class InsideRunner:
         cwd: str | None = None,
     ) -> Result:
         path = f"{_TOOLS}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-        enter = ["nsenter", "-t", str(self._host.pid), "-m", "-p", "-r", "-w", "env", f"PATH={path}"]
+        enter = [
+            "nsenter",
+            "-t",
+            str(self._host.pid),
+            "-m",
+            "-p",
+            "-r",
+            "-w",
+            "env",
+            f"PATH={path}",
+        ]
         done = await SystemRunner().run(
             [*enter, *argv], timeout_s=timeout_s, check=check, stdin=stdin, env=env
         )
@@ -293,8 +304,16 @@ class KairosHost:
         script = self.folder / "hold.sh"
         script.write_text(_HOLD)
         words = [str(self.folder), self.disk, line, str(self.agent), image, part, label, mode]
-        enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-        self._launcher = subprocess.Popen(
+        enter = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+        ]
+        self._launcher = subprocess.Popen(  # noqa: ASYNC220  # killed by hand, and starts at once
             [*enter, "sh", str(script), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -357,7 +376,10 @@ def save_image(folder: Path, tar: Path) -> Path:
     manifest = [{"Config": "config.json", "RepoTags": ["kairos:test"], "Layers": ["layer.tar.gz"]}]
     with tarfile.open(tar, "w") as archive:
         archive.add(layer, arcname="layer.tar.gz")
-        for name, data in (("config.json", config), ("manifest.json", json.dumps(manifest).encode())):
+        for name, data in (
+            ("config.json", config),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))

@@ -19,6 +19,7 @@ from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.kairos_guards import (
     Refusal,
     activate_refusals,
+    config_to_check,
     image_problems,
     image_size_mib,
     lost_active,
@@ -158,17 +159,16 @@ class KairosEngine:
         self._root.remove(KEPT_IDENTITY)
         if keep_identity:
             self._copy_identity()
-        last = facts.history.get("last-reset", "never")
-        # What the host says after the restart is compared with this: kairos-agent's exit code
-        # was no proof in the past.
-        self._root.write(look.RESET_MARK, f"boot={facts.boot_id}\nlast={last}\n".encode())
+        # A reset takes this file away with everything else. No exit code of kairos-agent proves
+        # one, nor does its own record, which it writes only when it finds the partition mounted.
+        self._root.write(look.RESET_MARK, f"boot={facts.boot_id}\n".encode())
         await self._call(_AGENT, "bootentry", "--select", "statereset")
 
     async def apply_config(self, text: str) -> None:
         """Make a cloud-config of skerry's the host's own from the next start on. Raises
         OsEngineFailed when kairos-agent does not take it; the former one stays then."""
         trial = f"{paths.RUN}/91_skerry.yaml"
-        self._root.write(trial, text.encode(), mode=0o600)
+        self._root.write(trial, config_to_check(text).encode(), mode=0o600)
         try:
             await self._call(_AGENT, "validate", trial)
             self._root.write(HOST_CONFIG, text.encode(), mode=0o600)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from skerry.agent.osengine.engine import OsReason
+import yaml
+
+from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.kairos_state import (
     ACTIVE,
     LABELS,
@@ -127,6 +129,28 @@ def image_problems(facts: KairosFacts, staged: Staged) -> list[str]:
             f"wanted {staged.kairos_version}"
         )
     return found
+
+
+def config_to_check(text: str) -> str:
+    """The cloud-config as kairos-agent's schema wants it, which knows only whole configs: one
+    with a user. Raises OsEngineFailed."""
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise _no_config(f"it is not YAML: {exc}") from exc
+    if not text.startswith("#cloud-config\n") or not isinstance(loaded, dict):
+        raise _no_config("it does not begin with the line #cloud-config, or holds no fields")
+    whole = {"users": [{"name": "kairos", "groups": ["admin"]}], **loaded}
+    return f"#cloud-config\n{yaml.safe_dump(whole)}"
+
+
+def _no_config(problem: str) -> OsEngineFailed:
+    return OsEngineFailed(
+        OsReason.OS_ENGINE_FAILED,
+        f"the cloud-config for this host cannot be used: {problem}",
+        hint="correct it",
+        retryable=False,
+    )
 
 
 def wrong_labels(facts: KairosFacts) -> dict[str, str]:

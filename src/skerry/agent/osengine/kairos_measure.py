@@ -21,8 +21,7 @@ RELEASE = "/etc/kairos-release"
 COS = "/run/cos"
 TRANSITION = f"{COS}/transition"
 GRUBENV = "/oem/grubenv"
-RESET_MARK = "/oem/skerry-reset"
-HISTORY = "/usr/local/.kairos-state"
+RESET_MARK = "/usr/local/.skerry-reset"
 EFI = "/efi"
 _EFIVARS = "/sys/firmware/efi/efivars"
 _LOADER = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -69,12 +68,11 @@ async def measure(root: Root, runner: Runner) -> KairosFacts:
         images=images,
         grubenv=words.parse_env(text_of(root, GRUBENV)),
         assessment=words.parse_env(text_of(root, f"{state}/boot_assessment")) if state else {},
-        history=words.parse_history(text_of(root, HISTORY)),
         transition_mounted=any(item.target == TRANSITION for item in mounts),
         transition_file=bool(state) and root.exists(f"{state}/cOS/transition.img"),
         upgrading=_upgrading(root),
         on_battery_percent=_battery(root),
-        reset_asked=words.parse_env(text_of(root, RESET_MARK)),
+        reset_asked=words.parse_env(text_of(root, RESET_MARK)).get("boot", ""),
     )
 
 
