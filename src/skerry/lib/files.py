@@ -54,8 +54,11 @@ class Root(Protocol):
         """As `write`, for content too large for memory. Answers the bytes written."""
         ...
 
-    def read_chunks(self, path: str, *, size: int = 1 << 20) -> Iterator[bytes]:
-        """Content in pieces of at most `size` bytes. Raises FileMissing."""
+    def read_chunks(
+        self, path: str, *, size: int = 1 << 20, from_disk: bool = False
+    ) -> Iterator[bytes]:
+        """Content in pieces of at most `size` bytes; `from_disk`: not from memory, to see what
+        a disk made of it. Raises FileMissing."""
         ...
 
     def append(self, path: str, data: bytes) -> None:
@@ -158,9 +161,13 @@ class DiskRoot:
             _sync_folder(target.parent)
         return written
 
-    def read_chunks(self, path: str, *, size: int = 1 << 20) -> Iterator[bytes]:
+    def read_chunks(
+        self, path: str, *, size: int = 1 << 20, from_disk: bool = False
+    ) -> Iterator[bytes]:
         try:
             with open(self.host_path(path), "rb") as stream:
+                if from_disk:
+                    os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 while chunk := stream.read(size):
                     yield chunk
         except (FileNotFoundError, NotADirectoryError) as exc:

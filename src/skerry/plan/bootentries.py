@@ -24,7 +24,8 @@ _MARK = "# skerry "
 
 class BootEntry(Record, frozen=True, kw_only=True):
     """What a slot holds. `image` is the artifact's digest, empty for the image that the disk was
-    made with; `uki` the path of the boot image on the boot partition."""
+    made with; `uki` the path of the boot image on the boot partition, `uki_digest` the digest of
+    its bytes (empty: unknown)."""
 
     generation: int
     slot: str
@@ -37,6 +38,7 @@ class BootEntry(Record, frozen=True, kw_only=True):
     image: str = ""
     trial_s: int = 900
     policy_generation: int = 1
+    uki_digest: str = ""
 
 
 class EntryName(Record, frozen=True, kw_only=True):
@@ -61,6 +63,15 @@ class EntryName(Record, frozen=True, kw_only=True):
     def bad(self) -> bool:
         return self.left == 0
 
+    @property
+    def rolled_back(self) -> bool:
+        """A verdict, not used up tries: the loader counts to `TRIES`, `returned` goes above."""
+        return self.left == 0 and self.done > TRIES
+
+    def returned(self) -> EntryName:
+        """The name of an entry that had its chance."""
+        return EntryName(generation=self.generation, left=0, done=TRIES + 1 + self.done % TRIES)
+
 
 def parse_name(file: str) -> EntryName | None:
     """None for what is no entry of ours."""
@@ -73,6 +84,18 @@ def parse_name(file: str) -> EntryName | None:
         left=None if left is None else int(left),
         done=0 if done is None else int(done),
     )
+
+
+def first_to_start(names: tuple[EntryName, ...]) -> EntryName | None:
+    """The entry that systemd-boot starts: those without tries last, else the newest."""
+    return max(names, key=lambda name: (not name.bad, name.generation), default=None)
+
+
+def counted(name: EntryName) -> EntryName:
+    """What an entry is called once the loader started it."""
+    if name.left is None:
+        return name
+    return EntryName(generation=name.generation, left=max(name.left - 1, 0), done=name.done + 1)
 
 
 def uki_name(slot: str, root_hash: str) -> str:
@@ -90,6 +113,12 @@ def render(entry: BootEntry) -> str:
         f"efi /{entry.uki}\n"
         f"{_MARK}{known}\n"
     )
+
+
+def slot_named(text: str) -> str:
+    """The slot whose boot image the loader would start by this file; empty for none of ours."""
+    found = re.search(rf"^efi\s+/{IMAGES}/([a-z])-", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def parse(text: str) -> BootEntry | None:

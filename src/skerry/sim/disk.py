@@ -156,7 +156,9 @@ class HostRoot:
         self.write(path, data, mode=mode)
         return len(data)
 
-    def read_chunks(self, path: str, *, size: int = 1 << 20) -> Iterator[bytes]:
+    def read_chunks(
+        self, path: str, *, size: int = 1 << 20, from_disk: bool = False
+    ) -> Iterator[bytes]:
         data = self.read(path)
         for start in range(0, len(data), size):
             yield data[start : start + size]
