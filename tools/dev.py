@@ -26,7 +26,10 @@ NEEDS_ROOT = {"lab"}
 PARALLEL = {"unit": "2", "contract": "2", "integration": "2"}
 # Debian packages by what needs them; the lab's and builder's own lists lie beside their code.
 PACKAGES = {
-    "contract": ["postgresql"],
+    "contract": [
+        *("postgresql", "fdisk", "util-linux", "dosfstools", "mtools", "e2fsprogs"),
+        *("erofs-utils", "cryptsetup-bin"),
+    ],
     "browser": ["chromium", "iproute2"],
 }
 

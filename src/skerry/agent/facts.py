@@ -45,7 +45,7 @@ async def host_facts(root: Root, runner: Runner) -> HostFacts:
         host_name=text_of(root, "/etc/hostname") or text_of(root, "/proc/sys/kernel/hostname"),
         serial="" if container else _dmi(root, "product_serial"),
         macs=tuple(nic.mac for nic in nics if nic.mac),
-        addresses=_addresses(nics),
+        addresses=addresses_of_nics(nics),
         architecture=architecture(),
     )
 
@@ -84,10 +84,11 @@ async def inventory(root: Root, runner: Runner) -> Inventory:
 
 def addresses_of(found: Inventory) -> tuple[str, ...]:
     """Addresses worth showing: no loopback, no link-local, the default route's first."""
-    return _addresses(found.nics)
+    return addresses_of_nics(found.nics)
 
 
-def _addresses(nics: tuple[Nic, ...]) -> tuple[str, ...]:
+def addresses_of_nics(nics: tuple[Nic, ...]) -> tuple[str, ...]:
+    """The same of some cards."""
     ordered = sorted(nics, key=lambda nic: not nic.is_default)
     return tuple(
         address

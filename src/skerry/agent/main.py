@@ -1,4 +1,4 @@
-"""`skerry-agent`: run, register, status, why, import, remove.
+"""`skerry-agent`: run, register, status, import, remove, and what an appliance needs.
 
 The command line is argparse: click is not among the few libraries that the agent carries.
 """
@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from skerry import __version__
-from skerry.agent import bundle, paths, register
+from skerry.agent import appliance, bundle, paths, register
 from skerry.agent.clockfloor import ClockFloor, SetClock
 from skerry.agent.content import ContentStore
 from skerry.agent.core import Parts, run_agent
@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", choices=("text", "json"), default="text", help="text (default) or json"
     )
     status.set_defaults(run=_status)
+    appliance.add_commands(commands)
     return parser
 
 
@@ -202,6 +203,11 @@ def _status(arguments: argparse.Namespace) -> int:
     root = DiskRoot("/")
     status = load_status(root)
     if status is None:
+        from skerry.agent.appliance import before_registration
+
+        if text := before_registration(root):
+            print(text)
+            return 0
         raise SkerryError(
             "this host is not registered with a manager",
             hint="run the install line that 'skerry token create' prints",

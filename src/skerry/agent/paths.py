@@ -11,6 +11,12 @@ SEALING_KEY = f"{STATE}/identity/sealing.key"
 COUNTER = f"{STATE}/identity/counter"
 TOKEN = f"{STATE}/identity/token"
 PAIRING_KEY = f"{STATE}/identity/pairing-key"
+# Secrets that may not lie on a disk; gone with a reboot.
+VOLATILE_TOKEN = f"{RUN}/token"
+VOLATILE_PAIRING_KEY = f"{RUN}/pairing-key"
+# What the installer, or the first boot, was told of the site; secrets go with the registration.
+SITE = f"{STATE}/site.yaml"
+SITE_STATE = f"{RUN}/site.json"
 
 DESIRED = f"{STATE}/desired/current.json"
 LAST_GOOD = f"{STATE}/desired/good.json"

@@ -26,12 +26,28 @@ log = structlog.get_logger("skerry.agent.register")
 _RENEW_BEFORE = timedelta(days=30)
 
 
-def prepare(root: Root, identity: Identity, *, token: str = "", pairing_key: str = "") -> None:
-    """Remember where to register and with which secret. Nothing is sent yet."""
-    save_identity(root, identity)
-    for path, secret in ((paths.TOKEN, token), (paths.PAIRING_KEY, pairing_key)):
+_SECRETS = (
+    (paths.TOKEN, paths.VOLATILE_TOKEN),
+    (paths.PAIRING_KEY, paths.VOLATILE_PAIRING_KEY),
+)
+
+
+def prepare(
+    root: Root,
+    identity: Identity,
+    *,
+    token: str = "",
+    pairing_key: str = "",
+    volatile: bool = False,
+) -> None:
+    """Remember where to register and with which secret; a `volatile` one in memory only. Nothing
+    is sent yet."""
+    # Secrets first: whoever sees the identity starts to ask.
+    for places, secret in zip(_SECRETS, (token, pairing_key), strict=True):
+        path = places[1 if volatile else 0]
         if secret:
             root.write(path, secret.encode(), mode=0o600)
+    save_identity(root, identity)
 
 
 async def ask(
@@ -55,8 +71,8 @@ async def ask(
             public_key=public,
             sealing_key=sealing,
             facts=facts,
-            token=_secret(root, paths.TOKEN),
-            pairing_key=_secret(root, paths.PAIRING_KEY),
+            token=_secret(root, *_SECRETS[0]),
+            pairing_key=_secret(root, *_SECRETS[1]),
             labels=identity.labels if labels is None else labels,
             site=site or identity.site,
         )
@@ -72,13 +88,18 @@ async def ask(
 
 def forget_secrets(root: Root) -> None:
     """Also called when a registered host starts: it may have died between answer and here."""
-    for path in (paths.TOKEN, paths.PAIRING_KEY):
+    for places in _SECRETS:
+        for path in places:
+            if root.exists(path):
+                root.remove(path)
+
+
+def _secret(root: Root, kept: str, volatile: str) -> str:
+    """The newest one: a volatile secret was brought after the kept one."""
+    for path in (volatile, kept):
         if root.exists(path):
-            root.remove(path)
-
-
-def _secret(root: Root, path: str) -> str:
-    return root.read(path).decode() if root.exists(path) else ""
+            return root.read(path).decode()
+    return ""
 
 
 def renewal_due_at(identity: Identity) -> datetime:

@@ -6,7 +6,7 @@ The words come from the same table that the centre uses.
 from __future__ import annotations
 
 from skerry.agent.sync import LocalStatus
-from skerry.model.reasons import why
+from skerry.model.reasons import Cause, why
 
 _CODE_HINT = "compare this code with the one that the manager shows, then approve there"
 
@@ -17,7 +17,7 @@ def status_text(status: LocalStatus) -> str:
     rows = [
         ("host", status.host_name or "(no name yet)"),
         ("manager", status.manager),
-        ("state", _state(status)),
+        ("state", state_text(status)),
         ("fingerprint", status.fingerprint[:16]),
     ]
     if status.registration_code and status.identity_state == "pending":
@@ -45,10 +45,11 @@ def status_text(status: LocalStatus) -> str:
     rows.append(("epoch", f"{status.acknowledged_epoch} of {status.have_epoch}"))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    return "\n".join([*lines, "", *_cause(status)])
+    return "\n".join([*lines, "", *cause_lines(cause_of(status))])
 
 
-def _state(status: LocalStatus) -> str:
+def state_text(status: LocalStatus) -> str:
+    """The registration in words."""
     return {
         "new": "registering",
         "pending": "waiting for approval",
@@ -58,8 +59,9 @@ def _state(status: LocalStatus) -> str:
     }.get(status.identity_state, status.identity_state)
 
 
-def _cause(status: LocalStatus) -> list[str]:
-    cause = why(
+def cause_of(status: LocalStatus) -> Cause:
+    """The one cause, with the names that its texts need."""
+    return why(
         status.conditions,
         {
             "host": status.host_name,
@@ -67,6 +69,10 @@ def _cause(status: LocalStatus) -> list[str]:
             "cluster": status.report.kubernetes.cluster if status.report else "",
         },
     )
+
+
+def cause_lines(cause: Cause) -> list[str]:
+    """Title, why, next."""
     lines = [cause.title]
     if cause.message:
         lines.append(f"  why   {cause.message}")

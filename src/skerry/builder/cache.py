@@ -23,7 +23,7 @@ from skerry.lib.digest import canonical_json, sha256
 # LAB and CI machines are small: this holds some five releases with all their parts.
 LIMIT_BYTES = 15 * 10**9
 _KEPT_S = 86_400.0
-_ENTRIES = ("agent/*", "components/*", "releases/*/*", "trees/*")
+_ENTRIES = ("agent/*", "components/*", "images/*/*", "releases/*/*", "trees/*")
 # Entries that are files.
 _FILES = ("downloads/*/*",)
 

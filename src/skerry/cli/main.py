@@ -51,6 +51,8 @@ SECTIONS: Sections = {
         "serve": (f"{_AT}.serving:serve", "Run the manager."),
         "backup": (f"{_AT}.serving:backup", "Save and restore the manager's store."),
         "release": (f"{_AT}.releases:release", "Build, sign and push what hosts run."),
+        "image": (f"{_AT}.images:image", "Build OS images for hosts."),
+        "keys": (f"{_AT}.images:keys", "Make the keys that sign OS images."),
         "lab": (f"{_AT}.labs:lab", "Run real hosts on this computer."),
         "simulate": (f"{_AT}.simulating:simulate", "Run a simulated fleet."),
         "bundle": (f"{_AT}.bundles:bundle", "Carry a host's state to a site without a line."),

@@ -34,13 +34,18 @@ async def offered_authority(
         Context(name="", server=server), transport=transport, trust=False
     ) as client:
         answer = await send(client, "GET", "/install.sh")
-    found = _PEM.findall(answer.text)[:_MAX_CERTIFICATES]
+    found = offered(answer.text)
     if not found:
         raise AuthorityUnknown(
             f"{server} does not say which authority it has",
             hint="give its certificate: skerry login --ca FILE (DATA/keys/ca.crt of the manager)",
         )
     return "\n".join(found) + "\n"
+
+
+def offered(text: str) -> list[str]:
+    """PEM of each certificate in a text, not believed yet."""
+    return _PEM.findall(text)[:_MAX_CERTIFICATES]
 
 
 def fingerprints(pem: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -20,6 +21,14 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 def sha256(data: bytes) -> str:
     """Digest of some bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def sha256_of_chunks(chunks: Iterable[bytes]) -> str:
+    """Digest of what comes in pieces."""
+    state = hashlib.sha256()
+    for chunk in chunks:
+        state.update(chunk)
+    return f"sha256:{state.hexdigest()}"
 
 
 def canonical_json(value: Any) -> bytes:

@@ -63,6 +63,12 @@ HardwareIdTaken | waiting | Known machine with a new key | skerry approve host {
 RequestReplayed | error | Requests repeat | skerry token create
     The manager saw newer requests of this host: its disk was copied or set back.
 # registration
+SiteDataInvalid | error | Site data is not valid | skerry-agent status
+    What this host was told of its site, by a stick, its image or its command line, holds something
+    wrong. Nothing of that source is used until it is corrected.
+SiteDataMissing | waiting | Host was not told its manager | skerry token create
+    Put a file skerry.yaml on a stick with the volume name SKERRY and plug it in; it is read at
+    once.
 NotRegistered | waiting | Host is not registered | skerry token create
     This host was never told which manager it belongs to.
 TokenUnknown | error | Token is unknown | skerry token create

@@ -64,6 +64,16 @@ def partitions(sizes: Sizes = Sizes()) -> tuple[Partition, ...]:  # noqa: B008 -
     )
 
 
+def starts(sizes: Sizes = Sizes()) -> dict[str, int]:  # noqa: B008
+    """First byte of each partition by its label, where sfdisk puts it: one after the other from
+    1 MiB on."""
+    found, at = {}, MIB
+    for item in partitions(sizes):
+        found[item.label] = at
+        at += item.size_bytes
+    return found
+
+
 def smallest_disk(sizes: Sizes = Sizes(), *, state_bytes: int = 2048 * MIB) -> int:  # noqa: B008
     """Bytes that a disk must have; two MiB are the tables' and the alignment's."""
     return sum(item.size_bytes for item in partitions(sizes)) + state_bytes + 2 * MIB

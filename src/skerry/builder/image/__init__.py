@@ -1,0 +1,1 @@
+"""OS images: the steps of `skerry.plan.image`, carried out with one tool each."""
