@@ -15,6 +15,7 @@ from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.kairos import KairosEngine
 from skerry.agent.osengine.kairos_measure import measure
 from skerry.builder.cache import default_cache
+from skerry.builder.gomodules import machine_architecture
 from skerry.builder.kairos import AGENT, kairos_program
 from skerry.builder.kairosimage import pack_kairos_image
 from skerry.builder.layout import describe
@@ -45,7 +46,12 @@ async def host(lab_base: Path, anyio_backend: str) -> AsyncIterator[KairosHost]:
 
 
 def engine_of(host: KairosHost) -> KairosEngine:
-    return KairosEngine(host.root, host.runner, ContentStore(host.root, None))
+    return KairosEngine(
+        host.root,
+        host.runner,
+        content=ContentStore(host.root, None),
+        architecture=machine_architecture(),
+    )
 
 
 def deliver(host: KairosHost, version: str, *, payload_mib: int = 4) -> ArtifactRef:
@@ -55,7 +61,11 @@ def deliver(host: KairosHost, version: str, *, payload_mib: int = 4) -> Artifact
         source = write_source(folder / "tree", f"v{version}", payload_mib=payload_mib)
         tar = save_image(source, folder / "image.tar")
         pack_kairos_image(
-            tar, folder / "layout", name="shop", version=version, architecture="amd64"
+            tar,
+            folder / "layout",
+            name="shop",
+            version=version,
+            architecture=machine_architecture(),
         )
     built = describe(folder / "layout")
     store = ContentStore(host.root, None)
@@ -67,7 +77,7 @@ def deliver(host: KairosHost, version: str, *, payload_mib: int = 4) -> Artifact
         name="shop",
         type="os",
         version=version,
-        architecture="amd64",
+        architecture=machine_architecture(),
         digest=built.digest,
         envelope_digest=built.digest,
         size_bytes=built.size_bytes,
@@ -87,7 +97,7 @@ async def test_installed_host_describes_itself(host: KairosHost) -> None:
 
 
 async def test_describe_agrees_with_kairos_agent(host: KairosHost) -> None:
-    facts = await measure(host.root, host.runner)
+    facts = await measure(host.root, host.runner, machine_architecture())
 
     told = await host.runner.run(["kairos-agent", "state", "get", "boot"], timeout_s=30)
     assert facts.booted == told.stdout.strip()
@@ -179,12 +189,12 @@ async def test_the_way_back_lasts(host: KairosHost) -> None:
 
 async def test_an_upgrade_from_the_passive_slot_keeps_it(host: KairosHost) -> None:
     image = deliver(host, "4.0.0")
-    before = (await measure(host.root, host.runner)).images["passive"]
+    before = (await measure(host.root, host.runner, machine_architecture())).images["passive"]
 
     await engine_of(host).stage(image)
     await engine_of(host).activate(image, trial_s=600)
     seen = await engine_of(host).describe()
-    after = (await measure(host.root, host.runner)).images["passive"]
+    after = (await measure(host.root, host.runner, machine_architecture())).images["passive"]
     entry = await host.boot()
     await engine_of(host).confirm()
 
@@ -259,7 +269,7 @@ async def test_a_stale_mark_of_the_boot_assessment_is_cleared(host: KairosHost) 
 
     await engine_of(host).activate(image, trial_s=600)
 
-    facts = await measure(host.root, host.runner)
+    facts = await measure(host.root, host.runner, machine_architecture())
     assert facts.assessment.get("boot_assessment_tentative", "") == ""
     assert await host.boot() == "cos"
     await engine_of(host).confirm()
@@ -268,7 +278,7 @@ async def test_a_stale_mark_of_the_boot_assessment_is_cleared(host: KairosHost) 
 async def test_what_must_hold_is_checked_before_anything_is_written(host: KairosHost) -> None:
     image = deliver(host, "8.0.0")
     await engine_of(host).stage(image)
-    before = (await measure(host.root, host.runner)).images
+    before = (await measure(host.root, host.runner, machine_architecture())).images
 
     async def refused(reason: OsReason, words: str) -> None:
         with pytest.raises(OsEngineFailed, match=words) as caught:
@@ -302,7 +312,7 @@ async def test_what_must_hold_is_checked_before_anything_is_written(host: Kairos
     free = f"mount -o remount,rw {state}; rm {state}/filler; mount -o remount,ro,bind {state}"
     await host.runner.run(["sh", "-c", free], timeout_s=10)
 
-    assert (await measure(host.root, host.runner)).images == before
+    assert (await measure(host.root, host.runner, machine_architecture())).images == before
     await engine_of(host).activate(image, trial_s=600)
     assert await host.boot() == "cos"
     await engine_of(host).confirm()

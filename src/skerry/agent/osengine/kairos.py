@@ -65,10 +65,11 @@ _TAIL_CHARS = 600
 class KairosEngine:
     """`OsEngine` of a Kairos host."""
 
-    def __init__(self, root: Root, runner: Runner, content: Content) -> None:
+    def __init__(self, root: Root, runner: Runner, *, content: Content, architecture: str) -> None:
         self._root = root
         self._runner = runner
         self._content = content
+        self._architecture = architecture
 
     async def describe(self) -> OsObserved:
         return observed(await self._measure(), self._record())
@@ -81,7 +82,7 @@ class KairosEngine:
         if record.staged is not None and record.staged.image == image.digest:
             return
         info = await image_info(self._root, self._content, image)
-        _refuse(stage_refusals(facts, info))
+        _refuse(stage_refusals(facts, record, info))
         path = await self._content.ensure(info.image.digest, size=info.image.size_bytes)
         await check_image(self._root, path, info)
         if record.staged is not None:
@@ -104,7 +105,8 @@ class KairosEngine:
                 raise OsEngineFailed(
                     OsReason.OS_ENGINE_FAILED,
                     f"image {image.name} {image.version} is not staged on this host",
-                    hint="it is staged again by itself",
+                    hint="stage it first",
+                    retryable=False,
                 )
             facts = await self._clear(facts)
             _refuse(activate_refusals(facts, record, record.staged))
@@ -214,7 +216,7 @@ class KairosEngine:
     # -- upgrading -----------------------------------------------------------------------------
 
     async def _measure(self) -> KairosFacts:
-        return await look.measure(self._root, self._runner)
+        return await look.measure(self._root, self._runner, self._architecture)
 
     async def _clear(self, facts: KairosFacts) -> KairosFacts:
         """Take away what a run that was broken off left, and mend what it tore."""

@@ -59,9 +59,11 @@ def needed_bytes(facts: KairosFacts, unpacked_bytes: int) -> int:
     return int(unpacked_bytes * _OVERHEAD) + _MARGIN_MIB * MIB // 2
 
 
-def stage_refusals(facts: KairosFacts, info: KairosImageInfo) -> list[Refusal]:
+def stage_refusals(
+    facts: KairosFacts, record: KairosRecord, info: KairosImageInfo
+) -> list[Refusal]:
     """Before the image is fetched."""
-    found = [*_mode(facts)]
+    found = [*_mode(facts), *_trial(facts, record)]
     if info.architecture != facts.architecture:
         found.append(
             Refusal(
@@ -218,7 +220,12 @@ def _pending(facts: KairosFacts, record: KairosRecord) -> Iterator[Refusal]:
             "an image was activated and the host has not restarted since",
             "restart the host first",
         )
-    elif facts.running and slot_of(facts, record, facts.running).state is SlotState.TRIAL:
+    else:
+        yield from _trial(facts, record)
+
+
+def _trial(facts: KairosFacts, record: KairosRecord) -> Iterator[Refusal]:
+    if facts.running and slot_of(facts, record, facts.running).state is SlotState.TRIAL:
         yield Refusal(
             OsReason.OS_BUSY,
             "the running image is on trial: an upgrade would overwrite the last confirmed one",

@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from skerry.agent.facts import architecture
 from skerry.agent.osengine import kairos_state as words
 from skerry.agent.osengine.kairos_state import ACTIVE, PASSIVE, ImageFacts, KairosFacts, Mount
 from skerry.lib.files import FileMissing, Root, text_of
@@ -31,13 +30,8 @@ _AGENTS = ("kairos-agent", "kairos")
 _WRITING = {"upgrade", "reset", "install", "manual-install"}
 
 
-def is_kairos(root: Root) -> bool:
-    """Whether this host runs Kairos."""
-    return root.exists(RELEASE)
-
-
-async def measure(root: Root, runner: Runner) -> KairosFacts:
-    """Everything at once."""
+async def measure(root: Root, runner: Runner, architecture: str) -> KairosFacts:
+    """Everything at once. `architecture` is this machine's, in the words of OCI."""
     cmdline = text_of(root, "/proc/cmdline")
     boot = KairosBoot.UKI if "rd.immucore.uki" in cmdline else KairosBoot.GRUB
     mounts = words.parse_findmnt(
@@ -57,7 +51,7 @@ async def measure(root: Root, runner: Runner) -> KairosFacts:
         boot=boot,
         booted=words.boot_state(cmdline, _efi_text(root, f"LoaderEntrySelected-{_LOADER}")),
         boot_id=text_of(root, "/proc/sys/kernel/random/boot_id"),
-        architecture=architecture(),
+        architecture=architecture,
         release=words.parse_env(text_of(root, RELEASE)),
         sentinels=frozenset(root.list(COS)),
         mounts=mounts,

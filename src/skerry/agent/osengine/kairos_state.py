@@ -313,6 +313,7 @@ def observed(facts: KairosFacts, record: KairosRecord) -> OsObserved:
     running = facts.running
     known = known_of(facts, record, running) if running else None
     waiting = record.staged
+    both = (slot_of(facts, record, ACTIVE), slot_of(facts, record, PASSIVE))
     upcoming = OsSlot(name=NEXT, state=SlotState.EMPTY)
     if waiting is not None:
         upcoming = OsSlot(
@@ -326,7 +327,8 @@ def observed(facts: KairosFacts, record: KairosRecord) -> OsObserved:
         version=known.version if known else facts.version,
         image=known.image if known else "",
         recovery=facts.booted in (BootState.RECOVERY, BootState.RESET),
-        slots=(upcoming, slot_of(facts, record, ACTIVE), slot_of(facts, record, PASSIVE)),
+        # What may be written comes first: the image that waits, or the slot that does not run.
+        slots=(upcoming, *both) if waiting is not None else (*both, upcoming),
         problems=tuple(problems(facts, record)),
     )
 
