@@ -21,10 +21,10 @@ from skerry.agent.osengine.kairos_guards import (
     activate_refusals,
     config_to_check,
     image_problems,
-    image_size_mib,
     lost_active,
     reset_refusals,
     stage_refusals,
+    upgrade_config,
     wrong_labels,
 )
 from skerry.agent.osengine.kairos_source import check_image, image_info
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 RECORD = f"{paths.STATE}/os/kairos.json"
 LOCK = f"{paths.RUN}/kairos.lock"
-SIZE_CONFIG = "/oem/99_skerry_upgrade.yaml"
+UPGRADE_CONFIG = "/oem/99_skerry_upgrade.yaml"
 HOST_CONFIG = "/oem/91_skerry.yaml"
 TRIAL = "/oem/skerry-trial"
 KEPT_IDENTITY = "/oem/skerry-identity"
@@ -98,6 +98,7 @@ class KairosEngine:
         self._keep(msgspec.structs.replace(record, staged=staged))
 
     async def activate(self, image: ArtifactRef, *, trial_s: int) -> None:
+        self._root.remove(UPGRADE_CONFIG)
         facts, record = await self._measure(), self._record()
         known = known_of(facts, record, ACTIVE)
         if known is None or known.image != image.digest:
@@ -259,15 +260,13 @@ class KairosEngine:
         begun = Activating(staged=staged, before=before)
         self._keep(msgspec.structs.replace(record, activating=begun))
         await self._clear_assessment(facts)
-        size = image_size_mib(staged.unpacked_bytes)
-        # kairos-agent guesses the size of a saved image from its packed bytes.
-        config = f"#cloud-config\nupgrade:\n  system:\n    size: {size}\n"
-        self._root.write(SIZE_CONFIG, config.encode())
+        config = upgrade_config(facts, staged.unpacked_bytes)
+        self._root.write(UPGRADE_CONFIG, config.encode())
         self._root.mkdir(paths.RUN)
         try:
             await self._call(*_upgrade_command(facts, path), timeout_s=_UPGRADE_LIMIT_S)
         finally:
-            self._root.remove(SIZE_CONFIG)
+            self._root.remove(UPGRADE_CONFIG)
         after = await self._measure()
         if wrong := image_problems(after, staged):
             raise OsEngineFailed(

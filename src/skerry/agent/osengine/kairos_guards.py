@@ -14,6 +14,7 @@ import yaml
 from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.kairos_state import (
     ACTIVE,
+    ENTRIES,
     LABELS,
     PASSIVE,
     BootState,
@@ -131,6 +132,34 @@ def image_problems(facts: KairosFacts, staged: Staged) -> list[str]:
             f"wanted {staged.kairos_version}"
         )
     return found
+
+
+def upgrade_config(facts: KairosFacts, unpacked_bytes: int) -> str:
+    """A cloud-config for one run of `kairos-agent upgrade`.
+
+    The size is said because kairos-agent guesses that of a saved image from its packed bytes. The
+    stage runs when the new image is complete, in it. What kairos-agent does next is to rename
+    `active.img` to `passive.img`, and to label it only then: a power cut between the two would
+    leave no image that starts, for the initrd finds its root by label. So the label comes first,
+    and before it the choice of the entry that starts whatever `passive.img` is.
+    """
+    config: dict[str, object] = {
+        "upgrade": {"system": {"size": image_size_mib(unpacked_bytes)}},
+    }
+    passive = facts.images.get(PASSIVE)
+    if (
+        facts.boot is KairosBoot.GRUB
+        and facts.booted is BootState.ACTIVE
+        and passive is not None
+        and not passive.missing(PASSIVE, facts.boot)
+    ):
+        outside = "chroot /proc/1/root"
+        commands = [
+            f"{outside} kairos-agent grubedit set saved_entry={ENTRIES[PASSIVE]}",
+            f"{outside} tune2fs -L {LABELS[PASSIVE]} {facts.state}/cOS/{ACTIVE}.img",
+        ]
+        config["stages"] = {"after-upgrade-chroot": [{"name": "skerry", "commands": commands}]}
+    return f"#cloud-config\n{yaml.safe_dump(config, sort_keys=False)}"
 
 
 def config_to_check(text: str) -> str:
