@@ -151,8 +151,7 @@ def _layer_names(text: bytes) -> list[str]:
         raise SavedImageInvalid(
             f"manifest.json of the image names no layers, or over {_MAX_LAYERS}"
         )
-    texts: list[str] = [str(name) for name in names]
-    return texts
+    return [str(name) for name in names]
 
 
 def _layer(
