@@ -174,8 +174,8 @@ class Machine:
             place = f"/tmp/.{mark}"  # noqa: S108 - of the guest
             inner = (
                 f"echo {_packed(script)} | base64 -d >{place}; sh {place} >{place}o 2>&1"
-                f" </dev/null; code=$?; echo; echo {mark}-BEGIN $code; base64 {place}o; echo {mark}-END;"
-                f" rm -f {place} {place}o"
+                f" </dev/null; code=$?; echo; echo {mark}-BEGIN $code; base64 {place}o;"
+                f" echo {mark}-END; rm -f {place} {place}o"
             )
             # One line without quotes or brackets: a part of it that is lost while the shell begins
             # must not swallow the next one. A terminal that echoes does not say the marks.
