@@ -96,7 +96,12 @@ def prepare() -> None:
     """Make or renew the virtual environment."""
     stamp = VENV / ".skerry-lock"
     wanted = hashlib.sha256(
-        LOCK.read_bytes() + BOOTSTRAP.read_bytes() + sys.version.encode() + str(ROOT).encode()
+        LOCK.read_bytes()
+        + BOOTSTRAP.read_bytes()
+        # The package's own list of dependencies decides what goes into the agent's archive.
+        + (ROOT / "pyproject.toml").read_bytes()
+        + sys.version.encode()
+        + str(ROOT).encode()
     ).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
