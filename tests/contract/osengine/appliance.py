@@ -347,3 +347,22 @@ def check_truth(machine: Appliance, seen: OsObserved) -> None:
         image = machine.startable(seen.running)
         if image is not None:
             assert seen.version == image.info.version
+
+
+def check_disk(machine: Appliance) -> None:
+    """What must hold after every write, whatever an engine says: a confirmed slot starts, no entry
+    leads to a slot that cannot start, no half-written slot has a name."""
+    found = {slot: machine.startable(slot) for slot in ("a", "b")}
+    confirmed = [x for slot in found if found[slot] for x in machine.entries(slot) if "+" not in x]
+    assert confirmed, f"nothing confirmed starts: {machine.root.list('/boot/loader/entries')}"
+    for slot, image in found.items():
+        assert image is not None or not machine.entries(slot), f"entry to a slot {slot} in pieces"
+        data = machine.volumes.kept[f"skerry-{slot}"]
+        hashes = machine.volumes.kept[f"skerry-{slot}-verity"]
+        for known in machine.images:
+            if data[1024:1536] == known.root[1024:1536]:
+                assert bytes(data).startswith(known.root), (
+                    f"slot {slot} is named before it is whole"
+                )
+            if hashes[:512] == known.verity[:512]:
+                assert bytes(hashes).startswith(known.verity), f"hashes of {slot} are named early"

@@ -136,9 +136,9 @@ class AbEngine:
     async def _accept(self, seen: Measured, info: OsImageInfo, idle: str) -> None:
         """Refuse before anything is lost. Raises OsEngineFailed."""
         _require_fallback(seen)
-        trouble = self._measure.disk_trouble(seen.system)
+        trouble = seen.facts[idle].trouble or self._measure.disk_trouble(seen.system)
         if trouble:
-            raise OsEngineFailed(OsReason.SLOT_UNREADABLE, trouble, retryable=False)
+            raise OsEngineFailed(OsReason.SLOT_UNREADABLE, f"slot {idle} is not written: {trouble}")
         if info.architecture != self.architecture:
             raise OsEngineFailed(
                 OsReason.ARCHITECTURE_MISMATCH,
