@@ -16,6 +16,7 @@ from skerry.manager.store.protocol import Event, Put, WriteSet
 from skerry.model import kinds as k
 from skerry.model.inventory import Disk, Inventory, Nic
 from skerry.model.meta import Condition, Metadata, Resource
+from skerry.model.osstate import OsSlotState, OsState
 
 PASSWORD = "kelp and granite 7"
 USERS = {"admin": "admin", "olga": "operator", "vera": "viewer", "nemo": ""}
@@ -154,6 +155,53 @@ async def hosts(centre: Centre) -> None:
         since=now - timedelta(hours=3),
     )
     await put_host(centre, "fastnet-9", "fastnet", 43, conditions=(foreign,))
+    await systems(centre)
+
+
+async def systems(centre: Centre) -> None:
+    """One host per state of an OS update: in order, on trial, returned, not managed."""
+    now = centre.clock.now()
+    old, new = (f"sha256:{letter * 64}" for letter in "ab")
+
+    def slots(second: str) -> tuple[OsSlotState, ...]:
+        return (
+            OsSlotState(name="a", state="good", version="1.3.0", image=old),
+            OsSlotState(name="b", state=second, version="1.4.0", image=new),
+        )
+
+    def said(status: str, reason: str, message: str) -> tuple[Condition, ...]:
+        at = now - timedelta(minutes=4)
+        return (
+            Condition(type="OsUpdated", status=status, reason=reason, message=message, since=at),
+        )
+
+    runs_new = OsState(engine="ab", slot="b", version="1.4.0", image=new, slots=slots("good"))
+    trial = OsState(
+        engine="ab", slot="b", version="1.4.0", image=new, on_trial=True, slots=slots("trial")
+    )
+    back = OsState(
+        engine="ab", slot="a", version="1.3.0", image=old, slots=slots("bad"), failed=(new,)
+    )
+    gate = k.Progress(
+        operation="update-os", step="wait for a healthy host", index=4, total=6, started_at=now
+    )
+    words = "OS 1.4.0 was not healthy within 675 s: NodeReady is False: the kubelet does not start"
+    for number, name, state, more, progress in (
+        (50, "sule-skerry-os-good", runs_new, said("True", "Ready", "1.4.0"), None),
+        (51, "sule-skerry-os-trial", trial,
+         said("Unknown", "OsUpdating", "OS 1.4.0 runs and has still to prove itself"), gate),
+        (52, "sule-skerry-os-back", back, said("False", "OsReturned", words), None),
+        (53, "sule-skerry-os-package", OsState(engine="package", version="debian 13"),
+         said("False", "OsNotManaged", "OS image 1.4.0 is wanted, but this host's system is managed"
+              " by its own packages; skerry leaves it alone"), None),
+    ):  # fmt: skip
+        await put_host(centre, name, "sule-skerry", number, conditions=more)
+        host = await centre.store.get("Host", "default", name)
+        status = msgspec.structs.replace(
+            host.status, os=state, desired_os="1.4.0", progress=progress
+        )
+        changed = msgspec.structs.replace(host, status=status)
+        await centre.store.commit(WriteSet(puts=(Put(changed, host.metadata.revision),)))
 
 
 async def put_host(

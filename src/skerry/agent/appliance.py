@@ -97,6 +97,7 @@ def _made() -> FirstBoot:
     from skerry.agent.mounting import KernelMounts
     from skerry.agent.sitesources import credentials_folder
     from skerry.lib.clock import SystemClock
+    from skerry.lib.hostname import set_host_name
 
     root, runner = DiskRoot("/"), SystemRunner()
     return FirstBoot(
@@ -105,6 +106,7 @@ def _made() -> FirstBoot:
         mounts=KernelMounts(root, runner),
         clock=SystemClock(),
         fetch=fetch_authority,
+        set_host_name=set_host_name,
         credentials=credentials_folder(),
     )
 

@@ -30,10 +30,13 @@ from skerry.agent.identity import (
 from skerry.agent.journal import EventLog, Journal
 from skerry.agent.kube.engine import KubeEngine
 from skerry.agent.labels import EVERY_S, Gathered, LabelSource, follow
+from skerry.agent.osengine.engine import OsEngine
+from skerry.agent.osupdate import FetchContent, OsUpdater
 from skerry.agent.selfupdate import Updater
 from skerry.agent.slots import AgentSlots
 from skerry.agent.standing import Standing
 from skerry.agent.sync import HOLD_S, LocalStatus, Syncer, save_status
+from skerry.agent.wanted import fetch_image
 from skerry.agent.work import Worker
 from skerry.lib.clock import Clock
 from skerry.lib.errors import SkerryError
@@ -51,13 +54,16 @@ _ASK_MAX_S = 60.0
 class Parts:
     """The doors that the agent works through. `hold_s` is how long the manager may hold a sync;
     a fleet that shares its connections asks for 0. `slot` is the slot that this program lies in;
-    one that lies in none does not replace itself. `set_clock` is None where the clock is not this
-    machine's own: in containers and simulations."""
+    one that lies in none does not replace itself. `os_engine` is None where there is no operating
+    system to look after. `set_clock` is None where the clock is not this machine's own: in
+    containers and simulations."""
 
     root: Root
     runner: Runner
     clock: Clock
     engine: Callable[[Content], KubeEngine]
+    os_engine: Callable[[Content], OsEngine] | None = None
+    fetch_image: FetchContent = fetch_image
     channel: Callable[[Identity, HostKeys, Counter], Channel] = HttpChannel
     facts: HostFacts | None = None
     idle_s: float = 10.0
@@ -174,6 +180,7 @@ async def _live(
     mine = await source.gather()
     standing = Standing(labels=mine.labels, note=mine.note)
     updater = _updater(parts, content, identity, events, standing)
+    os_updater = _os_updater(parts, content, identity, events, standing)
     worker = Worker(
         root=parts.root,
         clock=parts.clock,
@@ -185,16 +192,21 @@ async def _live(
         events=events,
         standing=standing,
         updater=updater,
+        os=os_updater,
         idle_s=parts.idle_s,
     )
     if updater is not None:
         updater.on_ready = worker.nudge
         await updater.begin()
+    if os_updater is not None:
+        os_updater.on_ready, os_updater.health = worker.nudge, worker.health_now
+        await os_updater.begin()
 
     def assigned() -> None:
         worker.nudge()
-        if updater is not None:
-            updater.nudge()
+        for half in (updater, os_updater):
+            if half is not None:
+                half.nudge()
 
     async with anyio.create_task_group() as tg:
 
@@ -225,8 +237,9 @@ async def _live(
         tg.start_soon(worker.run)
         tg.start_soon(syncer.run)
         tg.start_soon(follow, source, parts.clock, mine, partial(_relabel, standing))
-        if updater is not None:
-            tg.start_soon(updater.run)
+        for half in (updater, os_updater):
+            if half is not None:
+                tg.start_soon(half.run)
 
 
 async def _relabel(standing: Standing, now: Gathered) -> None:
@@ -244,6 +257,24 @@ def _updater(
         root=parts.root,
         clock=parts.clock,
         slots=AgentSlots(parts.root, parts.runner, content, parts.slot),
+        identity=identity,
+        events=events,
+        standing=standing,
+    )
+
+
+def _os_updater(
+    parts: Parts, content: Content, identity: Identity, events: EventLog, standing: Standing
+) -> OsUpdater | None:
+    if parts.os_engine is None:
+        return None
+    return OsUpdater(
+        root=parts.root,
+        runner=parts.runner,
+        clock=parts.clock,
+        content=content,
+        engine=parts.os_engine(content),
+        fetch=parts.fetch_image,
         identity=identity,
         events=events,
         standing=standing,

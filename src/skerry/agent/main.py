@@ -22,10 +22,11 @@ from skerry.agent import appliance, bundle, paths, register
 from skerry.agent.clockfloor import ClockFloor, SetClock
 from skerry.agent.content import ContentStore
 from skerry.agent.core import Parts, run_agent
-from skerry.agent.facts import in_container
+from skerry.agent.facts import architecture, in_container
 from skerry.agent.identity import Identity, load_identity
 from skerry.agent.kube.kubeadm import KubeadmEngine
 from skerry.agent.labels import check_settings
+from skerry.agent.osengine.detect import OsDoors, make_engine
 from skerry.agent.remove import remove_agent
 from skerry.agent.settings import AgentSettings
 from skerry.agent.slots import slot_of
@@ -111,6 +112,9 @@ async def _work() -> None:
             runner=runner,
             clock=clock,
             engine=lambda content: KubeadmEngine(runner, root, clock, content),
+            os_engine=lambda content: make_engine(
+                OsDoors(root, runner, content, clock, architecture())
+            ),
             slot=slot_of(os.path.realpath(sys.executable)),
             set_clock=await _set_clock(runner),
         )

@@ -49,6 +49,7 @@ STARTS = f"{AGENT}/starts"
 WATCHDOG = f"{AGENT}/watchdog.sh"
 AGENT_MEMORY = f"{AGENT}/memory.json"
 AGENT_OFFER = f"{STATE}/desired/agent.json"
+OS_MEMORY = f"{STATE}/os/memory.json"
 
 UNITS = "/etc/systemd/system"
 AGENT_UNIT = "skerry-agent.service"

@@ -6,8 +6,17 @@ The words come from the same table that the centre uses.
 from __future__ import annotations
 
 from skerry.agent.sync import LocalStatus
+from skerry.model.osstate import OsState
 from skerry.model.reasons import Cause, why
 
+_SLOTS = {
+    "good": "confirmed, the way back",
+    "trial": "on trial",
+    "staged": "ready to start",
+    "partial": "being written",
+    "bad": "given up",
+    "empty": "empty",
+}
 _CODE_HINT = "compare this code with the one that the manager shows, then approve there"
 
 
@@ -26,6 +35,7 @@ def status_text(status: LocalStatus) -> str:
         where = f"  slot {report.agent.slot}" if report.agent.slot else ""
         trial = "  on trial" if report.agent.on_trial else ""
         rows.append(("agent", f"{report.agent_version}{where}{trial}"))
+        rows += _system(report.os)
         kubernetes = report.kubernetes
         if kubernetes.cluster:
             rows.append(("cluster", kubernetes.cluster))
@@ -46,6 +56,19 @@ def status_text(status: LocalStatus) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
     return "\n".join([*lines, "", *cause_lines(cause_of(status))])
+
+
+def _system(os: OsState) -> list[tuple[str, str]]:
+    """What runs and what lies in the slots; nothing where packages keep the system."""
+    if not os.slots:
+        return []
+    where = f"slot {os.slot}" if os.slot else "recovery system" if os.recovery else "slot unknown"
+    rows = [("os", f"{os.version or '-'}  {where}{'  on trial' if os.on_trial else ''}")]
+    for slot in os.slots:
+        if slot.name != os.slot:
+            words = _SLOTS.get(slot.state, slot.state)
+            rows.append((f"slot {slot.name}", f"{slot.version}  {words}".strip()))
+    return rows
 
 
 def state_text(status: LocalStatus) -> str:

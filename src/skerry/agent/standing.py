@@ -8,6 +8,7 @@ import anyio
 
 from skerry.model.kinds import AgentState, DesiredMark, KubernetesState, Progress
 from skerry.model.meta import Condition
+from skerry.model.osstate import OsState
 
 
 @dataclass
@@ -19,9 +20,12 @@ class Standing:
     acknowledged: DesiredMark = DesiredMark()
     kubernetes: KubernetesState = KubernetesState()
     agent: AgentState = AgentState()
+    os: OsState = OsState()
     progress: Progress | None = None
     conditions: tuple[Condition, ...] = ()
     agent_condition: Condition | None = None
+    os_condition: Condition | None = None
+    os_problem: Condition | None = None
     labels: dict[str, str] = field(default_factory=dict)
     note: Condition | None = None
     worked: bool = False

@@ -250,8 +250,12 @@ class Syncer:
         conditions[:0] = [
             item for item in (self._accepted, self._clock, self.standing.note) if item is not None
         ]
-        if self.standing.agent_condition is not None:
-            conditions.append(self.standing.agent_condition)
+        beside = (
+            self.standing.agent_condition,
+            self.standing.os_condition,
+            self.standing.os_problem,
+        )
+        conditions += [item for item in beside if item is not None]
         return HostReport(
             agent_version=__version__,
             addresses=facts.addresses_of(self._inventory),
@@ -260,6 +264,7 @@ class Syncer:
             inventory=self._inventory,
             kubernetes=self.standing.kubernetes,
             agent=self.standing.agent,
+            os=self.standing.os,
             progress=self.standing.progress,
             conditions=tuple(self._stamp(item) for item in conditions),
             labels=self.standing.labels,

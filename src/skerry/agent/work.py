@@ -15,9 +15,11 @@ import structlog
 
 from skerry.agent import accept, facts
 from skerry.agent.content import Content
+from skerry.agent.endings import done_words, returned_words
 from skerry.agent.identity import HostKeys, Identity
 from skerry.agent.journal import Entry, EventLog, Failure, Journal, Verdict, advance
 from skerry.agent.kube.engine import KubeEngine
+from skerry.agent.osupdate import OsStep, OsUpdater
 from skerry.agent.redact import Redactor, redactor
 from skerry.agent.selfupdate import Updater
 from skerry.agent.slots import AgentStep
@@ -31,6 +33,7 @@ from skerry.plan.agentupdate import UPDATE_AGENT, Restart
 from skerry.plan.desired import DesiredCluster, DesiredHost
 from skerry.plan.host import Refusal, cluster_digest, plan_host
 from skerry.plan.observed import KubeObserved
+from skerry.plan.osupdate import OS_OPERATIONS
 from skerry.plan.steps import Operation
 
 log = structlog.get_logger("skerry.agent.work")
@@ -41,18 +44,6 @@ _IDLE_S = 10.0
 _STEADY_S = 30.0
 _STEP_LIMIT_S = 1800.0
 _TRIAL_IDLE_S = 2.0
-# What an operation that ended well is called in the list of events.
-_DONE = {
-    "create": "{version} is up",
-    "upgrade": "upgraded to {version}",
-    "configure": "new settings are in use",
-    "layers": "layers are applied",
-    "renew": "certificates are renewed",
-    "snapshot": "etcd is saved",
-    "repair": "what had stopped runs again",
-    "tidy": "what nothing uses any more is removed",
-    "reset": "nothing of the cluster is left",
-}
 
 
 @dataclass
@@ -69,6 +60,7 @@ class Worker:
     events: EventLog
     standing: Standing
     updater: Updater | None = None
+    os: OsUpdater | None = None
     wake: anyio.Event = field(default_factory=anyio.Event)
     idle_s: float = _IDLE_S
     _clean: Redactor = Redactor()
@@ -127,6 +119,8 @@ class Worker:
             await self._carry_out(entry)
             return 0.0
         wait_s = await self._update_agent()
+        if wait_s is None:
+            wait_s = await self._update_os()
         if wait_s is not None:
             return wait_s
         try:
@@ -160,6 +154,33 @@ class Worker:
         log.info("operation.started", operation=move.name, steps=len(move.steps))
         await self._carry_out(entry)
         return 0.0
+
+    async def _update_os(self) -> float | None:
+        """Replace the OS if that is due; None when there is nothing to do about it."""
+        if self.os is None or (self.updater is not None and self.updater.on_trial()):
+            return None
+        move = await self.os.move(await self.healthy()) if self.os.due else None
+        if move is None:
+            # While a slot is on trial nothing else begins that only its successor would know.
+            return _TRIAL_IDLE_S if self.os.on_trial() else None
+        entry = Entry(operation=move, started_at=self.clock.now())
+        self.journal.save(entry)
+        log.info("operation.started", operation=move.name, steps=len(move.steps))
+        await self._carry_out(entry)
+        return 0.0
+
+    async def healthy(self) -> tuple[str, ...]:
+        """Types of the conditions of the last good cluster that are True now."""
+        found = await self.health_now()
+        return tuple(item.type for item in found if item.status == "True")
+
+    async def health_now(self) -> tuple[Condition, ...]:
+        """The conditions of the last good cluster, and what is reported of it, measured anew."""
+        good = self.journal.last_good()
+        if good is None:
+            return ()
+        self.standing.kubernetes = self._state(await self.engine.observe())
+        return await self._health(good)
 
     def _learn(self, *clusters: DesiredCluster | None) -> None:
         """Know what must not be seen before anything can fail with it."""
@@ -237,7 +258,8 @@ class Worker:
         healthy = all(condition.status == "True" for condition in health)
         if healthy and self.journal.last_good() != desired.cluster:
             self.journal.save_last_good(desired.cluster)
-        mark = DesiredMark(epoch=desired.epoch, digest=desired.digest) if healthy else None
+        proved = healthy and (self.os is None or self.os.settled(desired.digest))
+        mark = DesiredMark(epoch=desired.epoch, digest=desired.digest) if proved else None
         self._show(observed, conditions=(_reconciled(None), *health), mark=mark)
         return healthy
 
@@ -266,8 +288,10 @@ class Worker:
                     failure.reason, failure.message, at=self.clock.now(), severity="warning"
                 )
                 log.warning("step.failed", step=failure.step, reason=failure.reason)
-            if failure is None and self._abandon(current):
+            gentle = current.operation.name in OS_OPERATIONS
+            if (failure is None or gentle) and self._abandon(current):
                 self.journal.clear()
+                self.standing.progress = None
                 return
             outcome = advance(current, failure, retryable=retryable)
             if outcome.verdict is not None:
@@ -283,6 +307,8 @@ class Worker:
 
     def _abandon(self, entry: Entry) -> bool:
         """Whether a newer assignment makes going on pointless."""
+        if self.os is not None and self.os.superseded(entry):
+            return True
         if entry.operation.disruptive or entry.cluster is None:
             return False
         have = accept.stored(self.root, self.identity)
@@ -297,6 +323,8 @@ class Worker:
             with anyio.fail_after(step.limit_s or _STEP_LIMIT_S):
                 if isinstance(step, AgentStep):
                     await self._updating().perform(step)
+                elif isinstance(step, OsStep):
+                    await self._os_updating().perform(step, entry)
                 else:
                     await self.engine.perform(step, cluster)
         except SkerryError as exc:
@@ -321,6 +349,15 @@ class Worker:
             )
         return self.updater
 
+    def _os_updating(self) -> OsUpdater:
+        if self.os is None:
+            raise SkerryError(
+                "the journal holds an update of an OS that this agent has no engine for",
+                hint="start the agent of the OS image",
+                reason="AgentError",
+            )
+        return self.os
+
     def _failure(self, reason: str, message: str, hint: str, step: str) -> Failure:
         return Failure(
             reason=reason,
@@ -336,11 +373,14 @@ class Worker:
         if operation.name == UPDATE_AGENT:
             if self.updater is not None:
                 self.updater.ended(entry, verdict, failure)
+        elif operation.name in OS_OPERATIONS:
+            self._os_updating().ended(entry, verdict, failure)
         elif verdict is Verdict.RETURNED:
             failure = failure or self._failure("StepFailed", "the operation failed", "", "")
+            told = returned_words(operation, entry.cluster, entry.previous)
             back = Failure(
                 reason="UpgradeReturned",
-                message=f"{_taken_back(operation, entry)}: {failure.message}",
+                message=f"{told}: {failure.message}",
                 hint=failure.hint,
                 step=failure.step,
                 at=now,
@@ -356,10 +396,7 @@ class Worker:
                 self._refused(failure)
         else:
             self._stopped, self._last_done = None, operation
-            told = _DONE.get(operation.name, "{name} done").format(
-                name=operation.name, version=_version(entry.cluster)
-            )
-            self.events.add("OperationDone", told, at=now)
+            self.events.add("OperationDone", done_words(operation, entry.cluster), at=now)
         self.journal.clear()
         log.info("operation.ended", operation=operation.name, verdict=verdict.value)
         self.standing.progress = None
@@ -374,7 +411,7 @@ class Worker:
             total=len(entry.steps),
             started_at=entry.started_at,
         )
-        if entry.operation.name == UPDATE_AGENT:
+        if entry.operation.name in (UPDATE_AGENT, *OS_OPERATIONS):
             self.standing.announce()  # It says nothing about the cluster.
             return
         shown = failure or entry.failure
@@ -444,14 +481,3 @@ def _reconciled(failure: Failure | None) -> Condition:
 
 def _without_times(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
     return tuple(msgspec.structs.replace(item, since=None) for item in conditions)
-
-
-def _taken_back(operation: Operation, entry: Entry) -> str:
-    if operation.name == "configure":
-        return "new settings failed and the host returned to the former ones"
-    tried = f"{operation.name} to {_version(entry.cluster)}" if entry.cluster else operation.name
-    return f"{tried} failed and the host returned to {_version(entry.previous)}"
-
-
-def _version(cluster: DesiredCluster | None) -> str:
-    return f"Kubernetes {cluster.version}" if cluster else "its former state"

@@ -128,6 +128,15 @@ def _claim_match(item: Mapping[str, Any], now: datetime) -> str:
     return ", ".join(found)
 
 
+def _os_image(item: Mapping[str, Any], now: datetime) -> str:
+    """Version that runs, and the one that is wanted when it is another."""
+    runs, wanted = text(dig(item, "status.os.version")), text(dig(item, "status.desiredOs"))
+    trial = " (trial)" if dig(item, "status.os.onTrial") else ""
+    if not dig(item, "status.os.slots"):
+        runs = ""  # what the packages of a distribution make of it stands under OS
+    return f"{runs or '-'} > {wanted}" if wanted not in ("", runs) else f"{runs}{trial}"
+
+
 def _nodes(item: Mapping[str, Any], now: datetime) -> str:
     nodes = dig(item, "status.nodes") or []
     pools = dig(item, "spec.pools") or []
@@ -217,6 +226,7 @@ _TABLES: dict[str, tuple[Column, ...]] = {
         Column("ADDRESS", at("status.addresses"), wide=True),
         Column("ARCH", at("status.inventory.architecture"), wide=True),
         Column("OS", at("status.inventory.osName"), wide=True),
+        Column("OS IMAGE", _os_image, wide=True),
         Column("AGENT", at("status.agentVersion"), wide=True),
         Column("CODE", at("status.registrationCode"), wide=True),
     ),

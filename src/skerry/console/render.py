@@ -90,6 +90,7 @@ def environment() -> jinja2.Environment:
         cluster_state=states.cluster_state,
         token_state=states.token_state,
         condition_tone=states.condition_tone,
+        slot_state=states.slot_state,
         here=states.here,
         reasons_known=frozenset(REASONS),
     )

@@ -12,6 +12,7 @@ from datetime import datetime
 from skerry.console.inside import AnyResource
 from skerry.model.kinds import ClusterPhase, ClusterSpec, HostStatus
 from skerry.model.meta import Condition
+from skerry.model.osstate import OsSlotState
 from skerry.model.reasons import REASONS, Cause, Severity, is_unhappy, why
 from skerry.model.standing import Standing, standing
 
@@ -86,6 +87,21 @@ def condition_tone(condition: Condition) -> str:
         return "good"
     row = REASONS.get(condition.reason)
     return TONES.get(row.severity, "bad") if row else "bad"
+
+
+_SLOTS = {
+    "good": State("good", "confirmed"),
+    "trial": State("busy", "on trial"),
+    "staged": State("quiet", "ready to start"),
+    "partial": State("busy", "being written"),
+    "bad": State("bad", "given up"),
+    "empty": State("off", "empty"),
+}
+
+
+def slot_state(slot: OsSlotState) -> State:
+    """How a slot of a host's OS looks."""
+    return _SLOTS.get(slot.state, State("off", slot.state[:40]))
 
 
 def cluster_cause(cluster: AnyResource) -> Cause:

@@ -152,7 +152,7 @@ def _layer_names(text: bytes) -> list[str]:
         raise SavedImageInvalid(
             f"manifest.json of the image names no layers, or over {_MAX_LAYERS}"
         )
-    return names
+    return [str(name) for name in names]
 
 
 def _layer(

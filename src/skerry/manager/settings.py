@@ -24,6 +24,7 @@ MEANINGS: dict[str, str] = {
     "hold_s": "Seconds for which a sync may wait for news before it is answered.",
     "quiet_after_s": "Seconds of silence after which a host is offline, at least three syncs.",
     "agent_trial_s": "Seconds that a new agent has on a host to prove itself, or it returns.",
+    "os_trial_s": "Seconds that a start of a new OS image may take to prove itself, or it counts.",
     "flush_s": "Seconds between two writes of last contacts to the store.",
     "reconcile_s": "Seconds between two looks at what changed or has to happen by time.",
     "full_pass_s": "Seconds between two looks at everything, changed or not.",
@@ -72,6 +73,7 @@ class Settings:
     hold_s: int = 60
     quiet_after_s: int = 90
     agent_trial_s: int = 600
+    os_trial_s: int = 900
     flush_s: float = 30.0
     reconcile_s: float = 15.0
     audit_head_s: float = 300.0

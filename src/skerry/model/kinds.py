@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from skerry.model.inventory import Inventory
 from skerry.model.meta import Condition, Document, Name, Record
+from skerry.model.osstate import OsState
 from skerry.model.people import RoleBindingSpec, RoleSpec, ServiceAccountSpec, UserSpec, UserStatus
 
 Version = Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$")]
@@ -105,7 +106,10 @@ class Approval(StrEnum):
 
 
 class HostSpec(Document, frozen=True, kw_only=True):
+    """`os_image` names an Artifact of type os, for hosts whose cluster's profiles bring none."""
+
     site: str = ""
+    os_image: str = ""
     approval: Approval = Approval.PENDING
     revoked: bool = False
 
@@ -162,7 +166,7 @@ class AgentState(Record, frozen=True, kw_only=True):
 
 class HostStatus(Record, frozen=True, kw_only=True):
     """`desired_agent` is the version that the centre assigned last, empty when it leaves the
-    agent alone; `agent_version` is the one that runs."""
+    agent alone; `agent_version` is the one that runs. `desired_os` likewise."""
 
     phase: HostPhase = HostPhase.PENDING
     hardware_id: str = ""
@@ -173,6 +177,8 @@ class HostStatus(Record, frozen=True, kw_only=True):
     agent_version: str = ""
     desired_agent: str = ""
     agent: AgentState = AgentState()
+    desired_os: str = ""
+    os: OsState = OsState()
     addresses: tuple[str, ...] = ()
     host_name: str = ""
     boot_id: str = ""
@@ -225,7 +231,8 @@ class Layer(Document, frozen=True, kw_only=True):
     kubernetes: `provider` kubeadm, `version`, `values` (YAML: kubelet, kubeProxy, kubeadm,
     containerd, registries, proxy). network: `provider` routed, or as an addon. storage and addon:
     `manifests` (YAML documents), or `chart` (the one of `artifacts` that is a chart) with its
-    `values`. `artifacts` name Artifact objects whose images or charts this layer needs.
+    `values`. os: nothing but the one artifact that is the image. `artifacts` name Artifact objects
+    whose images or charts this layer needs.
     `namespace` (default: default) is made when it is not there. `values`, `manifests`,
     `namespace` and `version` may hold `${{ variable }}`.
     """
@@ -335,6 +342,7 @@ class ArtifactType(StrEnum):
     IMAGES = "images"
     CHART = "chart"
     AGENT = "agent"
+    OS = "os"
 
 
 class ArtifactSpec(Document, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ HostClaimSpec.site | Site that the host gets.
 HostClaimSpec.labels | Labels that the host gets.
 HostClaimSpec.hostName | Name that the host gets.
 HostSpec.site | Site where it stands.
+HostSpec.osImage | Artifact of type os; counts where its cluster's profiles have no os layer.
 HostSpec.approval | Set by approving and denying, not by applying.
 HostSpec.revoked | True shuts the host out for good.
 SecretSpec.data | Values by key. They are sealed in the store and never shown again.
@@ -44,7 +45,7 @@ Layer.values | Settings as YAML text; unknown keys are refused by name.
 Layer.manifests | Kubernetes objects as YAML text.
 Layer.chart | Artifact with a Helm chart.
 Layer.namespace | Namespace of objects that name none.
-Layer.artifacts | Artifacts whose images or charts the layer needs.
+Layer.artifacts | Artifacts whose images or charts the layer needs; of an os layer, its one image.
 Layer.waitS | Seconds until a layer that is not ready counts as failed.
 Variable.name | Used as `${{ name }}`.
 Variable.format | What a value must look like.

@@ -213,6 +213,29 @@ AgentReturned | error | New agent was taken back | skerry retry host {host}
     A newer agent did not prove itself on this host; the old one runs again by itself.
 AgentUnusable | error | New agent does not start here | skerry get artifacts
     A newer agent was brought to this host and cannot be used on it; the old one goes on.
+OsReturned | error | New OS was taken back | skerry retry host {host}
+    A newer OS image did not prove itself on this host; the old one runs again by itself.
+ImageInvalid | error | OS image is damaged | skerry release push
+    The OS image is not of the form that skerry makes; nothing of it was started.
+ImageTooLarge | error | OS image does not fit | skerry get artifacts
+    The OS image is larger than this host's slots, which were cut when it was installed.
+BootPartitionFull | error | Boot partition is full | skerry describe host {host}
+    The boot partition has no space for another boot image; something foreign lies on it.
+BootPartitionBroken | error | Boot partition is broken | skerry describe host {host}
+    The boot partition cannot be read or written; the running system goes on, and after a restart
+    the machine may only find its recovery system.
+SlotUnreadable | error | Slot cannot be read | skerry describe host {host}
+    It cannot be told what lies in a slot, or in which slot the running system lies; nothing is
+    written meanwhile.
+OsInRecovery | error | Recovery system runs | skerry describe host {host}
+    Neither slot of this host started, so the machine runs its recovery system.
+OsEngineFailed | error | OS update met an error | skerry describe host {host}
+    A step of the OS update ended with an error; it is tried again.
+OsProblem | error | Something of the OS is not in order | skerry describe host {host}
+    The host runs, and a slot or the boot partition is not as it should be.
+OsNotManaged | waiting | OS is not skerry's to update | skerry describe host {host}
+    An OS image is assigned to a host whose system is kept by its own packages; all else of the
+    stack is carried out. Install the appliance on it, or take the os layer out of its profile.
 CertificatesExpiring | error | Certificates expire soon | skerry describe host {host}
     The cluster's certificates were not renewed in time.
 # the host works, something beside it does not
@@ -225,6 +248,13 @@ InProgress | working | Work is under way | skerry describe host {host}
     The host carries out its desired state.
 AgentUpdating | working | Agent is being updated | skerry describe host {host}
     The host brings a newer agent, or that agent still has to prove itself.
+OsUpdating | working | OS is being updated | skerry describe host {host}
+    The host brings a newer OS image, restarts into it, or that one still has to prove itself.
+OsInterrupted | working | OS update was interrupted | skerry describe host {host}
+    The new OS was started and nobody knows why it did not go on (power cuts, a hang, a lost line);
+    the old one runs, and the update is tried once more by itself.
+OsBusy | working | OS is busy with an update | skerry describe host {host}
+    Another step of an OS update is not done yet.
 NotAcknowledged | working | Not done yet | skerry describe host {host}
     The host has not proved yet that it runs the desired state.
 Deleting | working | Is being deleted | skerry delete cluster {cluster} --force

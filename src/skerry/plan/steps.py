@@ -302,8 +302,9 @@ class ActivateImage(_Step, frozen=True, kw_only=True):
 
 
 class Restart(_Step, frozen=True, kw_only=True):
-    """Restart the machine. Done when it runs under another boot id than `from_boot`, or, where
-    `unless_slot` is given, when that slot runs already."""
+    """Restart the machine. Done when it runs under another boot id than the one in which the slot
+    was armed or rolled back (`from_boot`, unless that is remembered), or, where `unless_slot` is
+    given, when that slot runs already."""
 
     words = "restart"
     from_boot: str = ""
@@ -321,10 +322,13 @@ class CheckImage(_Step, frozen=True, kw_only=True):
 
 
 class GateHost(_Step, frozen=True, kw_only=True):
-    """Wait until everything on the host that was healthy before is healthy again."""
+    """Wait until everything on the host that was healthy before is healthy again: the conditions
+    of these types, and the line to the manager if there was one."""
 
     words = "wait for a healthy host"
     timeout_s: float
+    healthy: tuple[str, ...] = ()
+    line: bool = False
     attempts: int = 1
     limit_s: float = 3600.0
 
@@ -387,10 +391,10 @@ class Operation(Record, frozen=True, kw_only=True):
     """Steps towards a desired state, and the way back.
 
     `name`: create, upgrade, configure, layers, renew, snapshot, repair, tidy, reset,
-    update-agent or update-os. `undo_from` is the index of the first step whose failure, or that
-    of a later one, starts `undo`; an empty `undo` means that there is nothing to return to.
-    `to_last_good` says that the steps lead to the last good cluster because the desired one
-    failed here before.
+    update-agent, stage-os, update-os or return-os. `undo_from` is the index of the first step
+    whose failure, or that of a later one, starts `undo`; an empty `undo` means that there is
+    nothing to return to. `to_last_good` says that the steps lead to the last good cluster because
+    the desired one failed here before.
     """
 
     name: str

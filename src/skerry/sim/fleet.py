@@ -25,6 +25,7 @@ from skerry.agent.sync import LocalStatus
 from skerry.lib.clock import Clock, SystemClock
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
+from skerry.sim import system
 from skerry.sim.disk import FleetDisk, HostRoot
 from skerry.sim.engine import STEP_S, KeptEngine
 from skerry.sim.line import Faults, FaultyChannel, Line
@@ -110,7 +111,7 @@ class Fleet:
                 if report is not None:
                     tg.start_soon(self._tell, report)
                 for number in self._numbers():
-                    tg.start_soon(run_agent, self._parts(number, client))
+                    tg.start_soon(self._live, number, client)
                     await self.clock.sleep(1 / _START_PER_S)
         finally:
             self._disk.flush()
@@ -128,7 +129,25 @@ class Fleet:
                 )
         return FleetCount(hosts=len(self.roots), **tally)
 
-    def _parts(self, number: int, client: httpx2.AsyncClient) -> Parts:
+    async def _live(self, number: int, client: httpx2.AsyncClient) -> None:
+        """One host, through all its restarts."""
+        restarts = True
+        while restarts:
+            down = anyio.Event()
+            parts = self._parts(number, client, restart=down.set)
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(_until, down, tg.cancel_scope)
+                await run_agent(parts)
+                tg.cancel_scope.cancel()
+            restarts = down.is_set()
+            if restarts:
+                await system.start(
+                    parts.root, bad_updates=self.faults.bad_updates(seed=self.seed, number=number)
+                )
+
+    def _parts(
+        self, number: int, client: httpx2.AsyncClient, *, restart: Callable[[], None] | None = None
+    ) -> Parts:
         name, harbour = self.place_of(number)
         shape = self._shapes[number % len(self._shapes)]
         machine = Machine(shape=shape, name=name, number=number, seed=self.seed)
@@ -159,11 +178,13 @@ class Fleet:
 
         return Parts(
             root=root,
-            runner=MachineRunner(machine),
+            runner=MachineRunner(machine, restart),
             clock=self.clock,
             engine=lambda _content: KeptEngine(
                 root, self.clock, bad_updates=bad_updates, step_s=self.step_s
             ),
+            os_engine=lambda _content: system.system_of(root),
+            fetch_image=system.fetch_nothing,
             channel=channel,
             idle_s=self.idle_s,
             hold_s=0,
@@ -215,6 +236,11 @@ async def run_fleet(
         state=state,
     )
     await fleet.run(report=report)
+
+
+async def _until(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _states(status: LocalStatus) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -98,9 +98,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class MachineRunner:
-    """The few programs that the agent asks about the machine; no other does anything."""
+    """The few programs that the agent asks about the machine; no other does anything. `restart`
+    is what the machine does when it is told to."""
 
     machine: Machine
+    restart: Callable[[], None] | None = None
 
     async def run(
         self,
@@ -118,6 +120,9 @@ class MachineRunner:
         return result
 
     def _answer(self, argv: tuple[str, ...]) -> tuple[int, str]:
+        if argv == ("systemctl", "reboot") and self.restart is not None:
+            self.restart()
+            return 0, ""
         if argv[:1] == ("systemd-detect-virt",):
             found = "" if "--container" in argv else self.machine.shape.virtualization
             return (0, f"{found}\n") if found else (1, "none\n")

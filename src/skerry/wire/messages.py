@@ -16,6 +16,7 @@ from skerry.model.artifact import ArtifactRef
 from skerry.model.inventory import Inventory
 from skerry.model.kinds import AgentState, HostStatus, KubernetesState, Progress
 from skerry.model.meta import Condition, Record
+from skerry.model.osstate import OsState
 from skerry.wire.envelope import Envelope, TrustedKey
 
 PROTOCOL = 1
@@ -126,6 +127,15 @@ class AgentAssignment(Record, frozen=True, kw_only=True):
     retry_failed: int = 0
 
 
+class OsAssignment(Record, frozen=True, kw_only=True):
+    """The OS image a host should run. `trial_s` is how long each start may take to prove itself."""
+
+    version: str
+    artifact: ArtifactRef
+    trial_s: int = 900
+    retry_failed: int = 0
+
+
 class Assignment(Record, frozen=True, kw_only=True):
     """Desired state of one host: payload of an ASSIGNMENT envelope, signed by the channel key.
 
@@ -138,6 +148,7 @@ class Assignment(Record, frozen=True, kw_only=True):
     issued_at: datetime
     cluster: ClusterAssignment | None = None
     agent: AgentAssignment | None = None
+    os: OsAssignment | None = None
     min_protocol: int = 1
 
 
@@ -151,6 +162,7 @@ class HostReport(Record, frozen=True, kw_only=True):
     inventory: Inventory = Inventory()
     kubernetes: KubernetesState = KubernetesState()
     agent: AgentState = AgentState()
+    os: OsState = OsState()
     progress: Progress | None = None
     conditions: tuple[Condition, ...] = ()
     labels: dict[str, str] = {}
@@ -248,5 +260,6 @@ def apply_report(status: HostStatus, report: HostReport) -> HostStatus:
         inventory=report.inventory,
         kubernetes=report.kubernetes,
         agent=report.agent,
+        os=report.os,
         progress=report.progress,
     )

@@ -59,7 +59,11 @@ async def manager(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Manager]:
         return ()
 
     settings = Settings(
-        data=str(tmp_path / "manager"), port=0, sync_interval_s=1, busy_interval_s=1
+        data=str(tmp_path / "manager"),
+        port=0,
+        sync_interval_s=1,
+        busy_interval_s=1,
+        os_trial_s=8,
     )
     async with anyio.create_task_group() as tg:
         tg.start_soon(lambda: serve(settings, ready=ready, more=more))

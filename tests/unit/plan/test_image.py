@@ -31,9 +31,9 @@ INPUTS = ImageInputs(
 SPEC = ImageSpec(version="1.0.0", files=(ImageFile(path="/etc/motd", source="motd"),))
 EVERYTHING = {
     *("tools", "packages", "boot", "initrd", "root", "verity", "signature", "uki", "recovery"),
-    *("loader", "artifact", "disk"),
+    *("loader", "live", "artifact", "disk"),
 }
-AFTER_ROOT = {"root", "verity", "signature", "uki", "artifact", "disk"}
+AFTER_ROOT = {"root", "verity", "signature", "uki", "live", "artifact", "disk"}
 
 
 def ids(spec: ImageSpec = SPEC, inputs: ImageInputs = INPUTS, name: str = "shop") -> dict[str, str]:
@@ -76,7 +76,7 @@ def test_every_step_comes_after_those_it_needs() -> None:
         (with_spec(users=(ImageUser(name="ada"),)), AFTER_ROOT),
         (with_spec(agent=False), AFTER_ROOT),
         (with_spec(site_data={"manager": "a"}), AFTER_ROOT),
-        (with_spec(kernel=ImageKernel(arguments=("nosmt",))), {"uki", "artifact", "disk"}),
+        (with_spec(kernel=ImageKernel(arguments=("nosmt",))), {"uki", "live", "artifact", "disk"}),
         (
             with_spec(kernel=ImageKernel(package="linux-image-rt-amd64")),
             {"boot", "initrd", "recovery", *AFTER_ROOT},
@@ -106,12 +106,12 @@ def test_a_changed_definition_changes_the_steps_that_read_it(
         ),
         (
             with_inputs(appliance={**INPUTS.appliance, "initrd": "sha256:other"}),
-            {"initrd", "uki", "recovery", "artifact", "disk"},
+            {"initrd", "uki", "recovery", "live", "artifact", "disk"},
         ),
         (with_inputs(keys={**KEYS, "verity": "sha256:other"}), {"signature", "artifact", "disk"}),
         (
             with_inputs(keys={**KEYS, "db": "sha256:other"}),
-            {"uki", "recovery", "loader", "artifact", "disk"},
+            {"uki", "recovery", "loader", "live", "artifact", "disk"},
         ),
         (with_inputs(keys={**KEYS, "pcr": "sha256:other"}), {"uki", "artifact", "disk"}),
         (with_inputs(policy_generation=2), {"artifact", "disk"}),

@@ -18,6 +18,7 @@ from skerry.model.artifact import ArtifactRef
 from skerry.model.inventory import Disk, Gpu, Inventory, Nic, Partition
 from skerry.model.kinds import AgentState, KubernetesState, LayerState, Progress
 from skerry.model.meta import Condition
+from skerry.model.osstate import OsSlotState, OsState
 from skerry.wire import bundle, messages
 from skerry.wire import envelope as env
 
@@ -65,6 +66,9 @@ _ASSIGNMENT = messages.Assignment(
     ),
     agent=messages.AgentAssignment(
         version="0.2.0", artifact=_ref("agent", "0.2.0"), trial_s=300, retry_failed=2
+    ),
+    os=messages.OsAssignment(
+        version="1.4.0", artifact=_ref("os", "1.4.0"), trial_s=600, retry_failed=2
     ),
     min_protocol=1,
 )
@@ -131,6 +135,17 @@ _REPORT = messages.HostReport(
         failed=(OTHER,),
     ),
     agent=AgentState(slot="b", on_trial=True, failed=(OTHER,)),
+    os=OsState(
+        engine="ab",
+        slot="b",
+        version="1.4.0",
+        image=DIGEST,
+        on_trial=True,
+        recovery=True,
+        slots=(OsSlotState(name="b", state="trial", version="1.4.0", image=DIGEST),),
+        failed=(OTHER,),
+        problems=("slot a does not verify",),
+    ),
     progress=Progress(operation="upgrade", step="gate", index=3, total=9, started_at=AT),
     conditions=(_CONDITION,),
     labels={"tier": "shop"},

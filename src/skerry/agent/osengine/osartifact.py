@@ -71,7 +71,8 @@ class OsArtifacts:
         return info
 
     def _compare(self, image: ArtifactRef, info: OsImageInfo, manifest: Manifest) -> None:
-        if (info.name, info.version) != (image.name, image.version):
+        # Not the name: the reference has that of the Artifact object, which people choose.
+        if info.version != image.version:
             raise _invalid(image, f"it says of itself that it is {info.name} {info.version}")
         if info.architecture != image.architecture:
             raise _invalid(image, f"it says of itself that it is for {info.architecture}")

@@ -18,7 +18,6 @@ from skerry.builder.image.errors import ImageBuildFailed
 from skerry.builder.image.keys import ImageKeys
 from skerry.builder.image.toolbox import Toolbox
 from skerry.lib.digest import sha256
-from skerry.lib.proc import Runner
 from skerry.model.image import Enroll
 from skerry.plan import bootentries, disklayout
 from skerry.plan.disklayout import MIB, Sizes
@@ -63,7 +62,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 async def build_disk(
-    parts: DiskParts, out: Path, *, work: Path, keys: ImageKeys, tools: Toolbox, runner: Runner
+    parts: DiskParts, out: Path, *, work: Path, keys: ImageKeys, tools: Toolbox
 ) -> None:
     """Write the disk to `out`. Raises ImageBuildFailed when something does not fit its place."""
     sizes = parts.sizes

@@ -64,6 +64,14 @@ def up_to_date(cluster: AnyResource, host: AnyResource) -> bool:
         and status.kubernetes.cluster == cluster.name
         and status.kubernetes.node_ready
         and all(layer.ready for layer in status.kubernetes.layers)
+        and _has_its_os(status)
+    )
+
+
+def _has_its_os(status: HostStatus) -> bool:
+    """An agent from before there were OS images acknowledges without knowing of one."""
+    return not status.desired_os or (
+        status.os.version == status.desired_os and not status.os.on_trial
     )
 
 

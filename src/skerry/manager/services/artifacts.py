@@ -186,8 +186,10 @@ async def ending(centre: Centre, caller: Caller, old: AnyResource) -> Ending:
         if old.spec.digest in use.manifests:
             problem = Problem(
                 path="metadata",
-                message=f"cluster {use.cluster} runs it",
-                hint="upgrade or delete the cluster first",
+                message=f"cluster {use.cluster} runs it"
+                if use.cluster
+                else "a host was told to run it",
+                hint="upgrade or delete the cluster first, or let the host run another one",
             )
             return Ending(problems=(problem,))
     page = await centre.store.list(Query("ClusterProfile"))

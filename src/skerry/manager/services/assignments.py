@@ -14,11 +14,11 @@ import msgspec
 from skerry.lib import pki
 from skerry.lib.digest import canonical_json, sha256
 from skerry.lib.errors import SkerryError
-from skerry.manager.services import agents, artifacts, clusters, secrets, stacks
+from skerry.manager.services import agents, artifacts, clusters, osimages, secrets, stacks
 from skerry.manager.services.centre import INTERNAL, Centre, audit, event
 from skerry.manager.store.protocol import AnyResource, NotFound, Put, SetValue, WriteSet
 from skerry.model.artifact import ArtifactRef
-from skerry.model.kinds import Approval, DesiredMark
+from skerry.model.kinds import Approval, ArtifactType, DesiredMark
 from skerry.model.meta import Record, retries
 from skerry.model.profile import Revision, resolve, secret_references
 from skerry.wire import envelope as env
@@ -26,6 +26,7 @@ from skerry.wire.messages import (
     AgentAssignment,
     Assignment,
     ClusterAssignment,
+    OsAssignment,
     RevisionRef,
     SealedSecret,
 )
@@ -59,6 +60,7 @@ class _Content:
     direct: tuple[str, ...] = ()
     manifests: tuple[str, ...] = ()
     agent: AgentAssignment | None = None
+    os: OsAssignment | None = None
 
 
 async def current(centre: Centre, uid: str) -> Issued | None:
@@ -91,11 +93,14 @@ async def issue(centre: Centre, host: AnyResource) -> bool:
     issued = _sign(centre, host, content, content_digest, epoch + 1)
     mark = DesiredMark(epoch=issued.epoch, digest=issued.digest)
     agent = content.agent.version if content.agent else ""
-    changed = msgspec.structs.replace(
-        host, status=msgspec.structs.replace(host.status, desired=mark, desired_agent=agent)
+    system = content.os.version if content.os else ""
+    status = msgspec.structs.replace(
+        host.status, desired=mark, desired_agent=agent, desired_os=system
     )
+    changed = msgspec.structs.replace(host, status=status)
     what = f"cluster {issued.cluster}" if issued.cluster else "no cluster"
     what += f", agent {agent}" if agent else ""
+    what += f", OS {system}" if system else ""
     message = f"epoch {issued.epoch}: {what}"
     await centre.store.commit(
         WriteSet(
@@ -165,16 +170,9 @@ async def _with_agent(centre: Centre, host: AnyResource, content: _Content) -> _
 
 
 async def _content(centre: Centre, host: AnyResource) -> _Content:
-    name = clusters.cluster_of(host)
-    if not name:
-        return _Content(None, {})
-    try:
-        cluster = await centre.store.get("Cluster", host.project, name)
-    except NotFound:
-        return _Content(None, {})
-    role = clusters.role_of(cluster.spec, host.name)
-    if cluster.metadata.deleted_at is not None or not role:
-        return _Content(None, {})
+    cluster = await _cluster(centre, host)
+    if cluster is None:
+        return await _with_os(centre, host, _Content(None, {}), [])
     revisions, missing = await stacks.load_revisions(centre, host.project, cluster.spec.profiles)
     if missing:
         raise CannotAssign(missing[0].message, hint=missing[0].hint, reason="ProfileMissing")
@@ -183,7 +181,7 @@ async def _content(centre: Centre, host: AnyResource) -> _Content:
     part = ClusterAssignment(
         name=cluster.name,
         uid=cluster.uid,
-        role=role,
+        role=clusters.role_of(cluster.spec, host.name),
         site=host.spec.site,
         revisions=tuple(
             RevisionRef(profile=item.profile, version=item.version, digest=item.digest)
@@ -193,13 +191,45 @@ async def _content(centre: Centre, host: AnyResource) -> _Content:
         artifacts=refs,
         retry_failed=retries(cluster.metadata.annotations),
     )
-    return _Content(
+    content = _Content(
         part,
         opened,
         direct=tuple(
             dict.fromkeys((*(r.digest for r in part.revisions), *(r.envelope_digest for r in refs)))
         ),
         manifests=tuple(dict.fromkeys(ref.digest for ref in refs)),
+    )
+    return await _with_os(centre, host, content, revisions)
+
+
+async def _cluster(centre: Centre, host: AnyResource) -> AnyResource | None:
+    """The cluster that wants something of the host now."""
+    name = clusters.cluster_of(host)
+    if not name:
+        return None
+    try:
+        cluster = await centre.store.get("Cluster", host.project, name)
+    except NotFound:
+        return None
+    if cluster.metadata.deleted_at is not None or not clusters.role_of(cluster.spec, host.name):
+        return None
+    return cluster
+
+
+async def _with_os(
+    centre: Centre, host: AnyResource, content: _Content, revisions: list[Revision]
+) -> _Content:
+    """The content with the OS image of the stack, or of the host's own wish."""
+    architecture = host.status.inventory.architecture or "amd64"
+    ref = osimages.pinned(revisions, architecture) or await osimages.own_wish(centre, host)
+    if ref is None:
+        return content
+    _check_complete(centre, ref)
+    return replace(
+        content,
+        os=osimages.assignment(centre, host, ref),
+        direct=(*content.direct, ref.envelope_digest),
+        manifests=(*content.manifests, ref.digest),
     )
 
 
@@ -228,15 +258,20 @@ async def _artifacts(
                     hint=f"push {ref.name} for {architecture} and raise the profile's version",
                     reason="ArchitectureMismatch",
                 )
-    for ref in pinned:
-        missing = centre.blobs.missing(ref.digest)
-        if missing or not centre.blobs.has(ref.envelope_digest):
-            raise CannotAssign(
-                f"artifact {ref.name} is not complete here",
-                hint=f"push {ref.name} again with 'skerry release push'",
-                reason="ArtifactMissing",
-            )
-    return (artifacts.reference(release), *pinned)
+    # The OS image is a part of the assignment of its own.
+    used = tuple(ref for ref in pinned if ref.type != ArtifactType.OS.value)
+    for ref in used:
+        _check_complete(centre, ref)
+    return (artifacts.reference(release), *used)
+
+
+def _check_complete(centre: Centre, ref: ArtifactRef) -> None:
+    if centre.blobs.missing(ref.digest) or not centre.blobs.has(ref.envelope_digest):
+        raise CannotAssign(
+            f"artifact {ref.name} is not complete here",
+            hint=f"push {ref.name} again with 'skerry release push'",
+            reason="ArtifactMissing",
+        )
 
 
 async def _secrets(centre: Centre, project: str, revisions: list[Revision]) -> dict[str, str]:
@@ -260,12 +295,12 @@ async def _secrets(centre: Centre, project: str, revisions: list[Revision]) -> d
 def _digest(centre: Centre, host: AnyResource, content: _Content) -> str:
     """Equal as long as the host would do the same. Sealing is random, so values count keyed."""
     secret = msgspec.json.encode(content.secrets, order="sorted")
-    # Only when there is one: assignments from before agents updated themselves stay as they are.
-    agent = {"agent": content.agent} if content.agent else {}
+    # Only those that are there: assignments from before there were such parts stay as they are.
+    parts = {"agent": content.agent, "os": content.os}
     return sha256(
         canonical_json(
             {
-                **agent,
+                **{name: part for name, part in parts.items() if part is not None},
                 "cluster": content.cluster,
                 "secrets": secrets.keyed_digest(centre.keys.secret, secret),
                 "sealing": host.status.sealing_key if content.secrets else "",
@@ -292,6 +327,7 @@ def _sign(
         issued_at=centre.clock.now(),
         cluster=cluster,
         agent=content.agent,
+        os=content.os,
     )
     envelope = env.sign(env.ASSIGNMENT, canonical_json(assignment), [centre.keys.channel])
     return Issued(

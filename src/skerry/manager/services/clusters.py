@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from skerry.manager.services import stacks
+from skerry.manager.services import osimages, stacks
 from skerry.manager.services.centre import Caller, Centre, event
 from skerry.manager.services.draft import Draft, Ending, HostReaction
 from skerry.manager.store.protocol import AnyResource, NotFound, Put, Query
@@ -75,7 +75,7 @@ async def prepare(
         msgspec.structs.replace(new, metadata=metadata),
         puts=tuple(_take(item, new.name) for item in taken if cluster_of(item) != new.name),
         events=(event(centre, new, "Applied" if old else "Created", f"by {caller.name}"),),
-        reactions=tuple(await _reactions(centre, old, new, layers, taken)),
+        reactions=tuple(await _reactions(centre, old, new, layers, revisions, taken)),
     )
 
 
@@ -249,13 +249,15 @@ async def _reactions(
     old: AnyResource | None,
     new: AnyResource,
     layers: tuple[ResolvedLayer, ...],
+    revisions: list[Revision],
     hosts: list[AnyResource],
 ) -> list[HostReaction]:
     before: tuple[ResolvedLayer, ...] = ()
+    former: list[Revision] = []
     if old is not None:
-        revisions, missing = await stacks.load_revisions(centre, old.project, old.spec.profiles)
+        former, missing = await stacks.load_revisions(centre, old.project, old.spec.profiles)
         if not missing:
-            before = resolve(revisions, old.spec.variables)
+            before = resolve(former, old.spec.variables)
     found: list[HostReaction] = []
     for host in hosts:
         architecture = host.status.inventory.architecture or "amd64"
@@ -270,4 +272,6 @@ async def _reactions(
             HostReaction(host=host.name, path=item.path, kind=item.kind.value, message=item.message)
             for item in reactions(was, later)
         ]
+        images = (osimages.pinned(former, architecture), osimages.pinned(revisions, architecture))
+        found += osimages.reaction(host, *images)
     return found

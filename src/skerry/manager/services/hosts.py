@@ -14,6 +14,7 @@ import msgspec
 from skerry.lib import pki
 from skerry.lib.digest import sha256
 from skerry.manager.auth.decide import allowed
+from skerry.manager.services import osimages
 from skerry.manager.services.centre import (
     CONTACTS,
     INTERNAL,
@@ -251,7 +252,7 @@ async def revoke(centre: Centre, caller: Caller, project: str, name: str) -> Any
 async def prepare(
     centre: Centre, caller: Caller, old: AnyResource | None, new: AnyResource
 ) -> Draft:
-    """People change a host's site and labels; it makes itself by registering."""
+    """People change a host's site, labels and OS image; it makes itself by registering."""
     if old is None:
         problem = Problem(
             path="kind",
@@ -267,6 +268,8 @@ async def prepare(
         )
         if getattr(old.spec, field) != getattr(new.spec, field)
     ]
+    if new.spec.os_image != old.spec.os_image:
+        problems += await osimages.wish_problems(centre, new)
     return Draft(new, problems=tuple(problems))
 
 

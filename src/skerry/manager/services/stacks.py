@@ -104,6 +104,15 @@ def shape_problems(
                     hint=f"add a layer with type: {wanted.value}" if not names else "remove one",
                 )
             )
+    systems = [name for name, found in layers if found is LayerType.OS]
+    if len(systems) > 1:
+        problems.append(
+            Problem(
+                path=path,
+                message=f"there are {len(systems)} layers of type os: {', '.join(systems)}",
+                hint="a host runs one OS image; remove the others",
+            )
+        )
     seen: set[str] = set()
     for index, (name, found_type) in enumerate(layers):
         if kind is ProfileType.ADDON and found_type in base:
@@ -202,9 +211,7 @@ def _one_layer(layer: ResolvedLayer, types: Mapping[str, str]) -> list[Problem]:
                     )
                 )
         case LayerType.OS:
-            problems.append(
-                Problem(path="type", message="operating-system layers come later", hint="remove it")
-            )
+            return problems + _os_layer(layer, types)
         case _:
             if not (layer.manifests or layer.chart):
                 problems.append(
@@ -223,6 +230,33 @@ def _one_layer(layer: ResolvedLayer, types: Mapping[str, str]) -> list[Problem]:
         )
     if layer.chart:
         problems += _chart_problems(layer, types)
+    return problems
+
+
+def _os_layer(layer: ResolvedLayer, types: Mapping[str, str]) -> list[Problem]:
+    """An os layer is one image and nothing else."""
+    problems = [
+        Problem(path=field, message="has no meaning in a layer of type os", hint="leave it out")
+        for field in ("provider", "version", "values", "manifests", "chart", "namespace")
+        if getattr(layer, field).strip()
+    ]
+    if len(layer.artifacts) != 1:
+        problems.append(
+            Problem(
+                path="artifacts",
+                message=f"names {len(layer.artifacts)} artifacts, wanted exactly one OS image",
+                hint="name the Artifact of type os that 'skerry get artifacts' shows",
+            )
+        )
+    problems += [
+        Problem(
+            path=f"artifacts[{index}]",
+            message=f"{name!r} is of type {types[name]}, wanted os",
+            hint="a layer of type os names an OS image",
+        )
+        for index, name in enumerate(layer.artifacts)
+        if types.get(name, "os") != "os"
+    ]
     return problems
 
 
