@@ -143,6 +143,21 @@ async def test_an_image_that_never_answers_is_given_up() -> None:
     assert (await machine.seen()).version == "1.0.0"
 
 
+async def test_an_entry_that_was_lost_comes_back_by_itself() -> None:
+    machine = AbMachine()
+    machine.assign(machine.image("2.0.0"))
+    await machine.live()
+    for file in machine.box.entries("b"):
+        del machine.root.files[f"/boot/loader/entries/{file}"]
+    assert (await machine.seen()).problems
+
+    await machine.live()
+
+    assert (await machine.seen()).problems == ()
+    machine.start()
+    assert machine.box.running == "b"
+
+
 @pytest.mark.parametrize("sick", [False, True], ids=["good", "bad"])
 async def test_whatever_is_cut_the_end_is_the_same(sick: bool) -> None:
     chance = random.Random(SEED)
