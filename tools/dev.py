@@ -21,14 +21,19 @@ BOOTSTRAP = ROOT / "requirements" / "bootstrap.txt"
 TOOLCHAIN = ROOT / "requirements" / "go.txt"
 GO_FLOOR = (1, 26)
 
-LEVELS = ("static", "unit", "contract", "integration", "lab", "browser")
-NEEDS_ROOT = {"lab"}
+LEVELS = ("static", "unit", "contract", "integration", "lab", "vm", "browser")
+NEEDS_ROOT = {"lab", "vm"}
 PARALLEL = {"unit": "2", "contract": "2", "integration": "2"}
 # Debian packages by what needs them; the lab's and builder's own lists lie beside their code.
 PACKAGES = {
     "contract": [
         *("postgresql", "fdisk", "util-linux", "dosfstools", "mtools", "e2fsprogs"),
         *("erofs-utils", "cryptsetup-bin"),
+    ],
+    "vm": [
+        *("qemu-system-x86", "qemu-system-common", "qemu-utils", "ovmf", "swtpm", "dnsmasq-base"),
+        *("busybox-static", "cpio", "kmod", "mmdebstrap", "fdisk", "dosfstools", "mtools"),
+        *("e2fsprogs", "erofs-utils", "cryptsetup-bin", "sbsigntool", "iproute2", "util-linux"),
     ],
     "browser": ["chromium", "iproute2"],
 }
@@ -91,7 +96,12 @@ def prepare() -> None:
     """Make or renew the virtual environment."""
     stamp = VENV / ".skerry-lock"
     wanted = hashlib.sha256(
-        LOCK.read_bytes() + BOOTSTRAP.read_bytes() + sys.version.encode() + str(ROOT).encode()
+        LOCK.read_bytes()
+        + BOOTSTRAP.read_bytes()
+        # The package's own list of dependencies decides what goes into the agent's archive.
+        + (ROOT / "pyproject.toml").read_bytes()
+        + sys.version.encode()
+        + str(ROOT).encode()
     ).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
@@ -270,7 +280,7 @@ def test(rest: list[str]) -> int:
     words = [word for word in rest if word != "--long"]
     extra = words[words.index("--") + 1 :] if "--" in words else []
     words = words[: words.index("--")] if "--" in words else words
-    unknown = [word for word in words if word not in (*LEVELS, "vm", "all")]
+    unknown = [word for word in words if word not in (*LEVELS, "all")]
     if unknown:
         raise Stop(f"no such test level: {' '.join(unknown)}", f"levels: {' '.join(LEVELS)} all", 2)
     levels = [*LEVELS] if not words or "all" in words else words

@@ -145,6 +145,27 @@ def test_a_technician_registers_a_host_by_its_code_on_a_phone(
     expect(page.get_by_role("status")).to_contain_text("van-spare is in")
 
 
+def test_a_scanned_screen_brings_its_fingerprint_and_it_is_compared(
+    visit: Visit, manager: Manager
+) -> None:
+    manager.call(pending, manager, "till-scanned", 72)
+    host = manager.call(manager.centre.store.get, "Host", "default", "till-scanned")
+    code, print_ = host.status.registration_code, host.status.fingerprint
+    page = visit("")
+
+    page.goto(f"/register?code={code}&fingerprint={print_[:16]}&host={host.name}")
+    page.get_by_label("User name").fill("olga")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+
+    expect(page.get_by_role("heading", name=host.name)).to_be_visible()
+    expect(page.get_by_text("The screen that you scanned shows this fingerprint")).to_be_visible()
+    page.goto(f"/register?code={code}&fingerprint={'0' * 16}")
+    expect(page.get_by_role("alert")).to_contain_text("another fingerprint")
+    page.goto(f"/register?code={code}&fingerprint=<b>&host=<b>")
+    expect(page.get_by_text("Compare the fingerprint too")).to_be_visible()
+
+
 def test_filters_are_in_the_address_and_work_together(visit: Visit) -> None:
     page = visit("vera")
     page.goto("/hosts")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from skerry.lib.errors import SkerryError
-from skerry.lib.files import DiskRoot
+from skerry.lib.files import DiskRoot, Root
 from skerry.lib.proc import SystemRunner
 
 if TYPE_CHECKING:
@@ -63,6 +63,21 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     screen.set_defaults(run=_screen)
 
 
+def before_registration(root: Root) -> str:
+    """What `status` shows of an appliance that no manager knows; empty on other hosts."""
+    from skerry.agent.firstboot import load_site_state
+    from skerry.agent.show import cause_lines
+    from skerry.model.reasons import why
+
+    state = load_site_state(root)
+    if not state.conditions:
+        return ""
+    told = [f"told by  {place}" for place in state.sources]
+    manager = ", ".join(state.manager) or "none yet"
+    lines = [f"manager  {manager}", *told, "", *cause_lines(why(state.conditions, {}))]
+    return "\n".join(lines)
+
+
 def _site(_: argparse.Namespace) -> int:
     found = anyio.run(_made().apply)
     for place in found.places():
@@ -82,6 +97,7 @@ def _made() -> FirstBoot:
     from skerry.agent.mounting import KernelMounts
     from skerry.agent.sitesources import credentials_folder
     from skerry.lib.clock import SystemClock
+    from skerry.lib.hostname import set_host_name
 
     root, runner = DiskRoot("/"), SystemRunner()
     return FirstBoot(
@@ -90,6 +106,7 @@ def _made() -> FirstBoot:
         mounts=KernelMounts(root, runner),
         clock=SystemClock(),
         fetch=fetch_authority,
+        set_host_name=set_host_name,
         credentials=credentials_folder(),
     )
 

@@ -60,6 +60,7 @@ class FirstBoot:
     mounts: Mounts
     clock: Clock
     fetch: Fetch
+    set_host_name: Callable[[str], None]
     credentials: str = ""
 
     async def apply(self) -> SiteFound:
@@ -77,7 +78,7 @@ class FirstBoot:
             await self.runner.run(argv, timeout_s=60, check=False)
         # The node's name is the host name at its registration, for ever.
         if found.data.host_name and not registered:
-            await self._name(found.data.host_name)
+            self._name(found.data.host_name)
         self._keep(found, registered=registered)
         return found
 
@@ -110,6 +111,8 @@ class FirstBoot:
         if identity is not None and (identity.approved or not self._moves(identity, data)):
             if not identity.approved:
                 self._renew_secrets(data)
+                # Does nothing to one that runs; a start that was lost is made up for.
+                await self._agent("start")
             return None
         if not data.can_register:
             return _missing(found)
@@ -124,9 +127,12 @@ class FirstBoot:
         # From here on it lies with the registration, which forgets it after use.
         sitesources.scrub(self.root)
         log.info("registration.prepared", manager=identity.manager)
-        argv = ["systemctl", "--no-block", "restart", "skerry-agent.service"]
-        await self.runner.run(argv, timeout_s=_AGENT_S)
+        await self._agent("restart")
         return None
+
+    async def _agent(self, verb: str) -> None:
+        argv = ["systemctl", "--no-block", verb, "skerry-agent.service"]
+        await self.runner.run(argv, timeout_s=_AGENT_S)
 
     @staticmethod
     def _moves(identity: Identity, data: SiteData) -> bool:
@@ -198,12 +204,12 @@ class FirstBoot:
                 changed = True
         return changed
 
-    async def _name(self, name: str) -> None:
-        if text_of(self.root, _HOST_NAME) == name == text_of(self.root, "/etc/hostname"):
-            return
+    def _name(self, name: str) -> None:
         for path in (_HOST_NAME, "/etc/hostname"):
-            self.root.write(path, f"{name}\n".encode())
-        await self.runner.run(["hostname", name], timeout_s=10)
+            if text_of(self.root, path) != name:
+                self.root.write(path, f"{name}\n".encode())
+        if text_of(self.root, "/proc/sys/kernel/hostname") != name:
+            self.set_host_name(name)
 
     def _keep(self, found: SiteFound, *, registered: bool) -> None:
         """Only what a stick brought has to be kept: image and command line tell it each time."""

@@ -207,6 +207,11 @@ def _status(arguments: argparse.Namespace) -> int:
     root = DiskRoot("/")
     status = load_status(root)
     if status is None:
+        from skerry.agent.appliance import before_registration
+
+        if text := before_registration(root):
+            print(text)
+            return 0
         raise SkerryError(
             "this host is not registered with a manager",
             hint="run the install line that 'skerry token create' prints",

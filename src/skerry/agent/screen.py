@@ -30,7 +30,7 @@ _SLOW_S = 15.0
 _HEAL_S = 60.0
 _UTF8 = "\x1b%G"
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
-_HOME, _CLEAR, _TO_END = "\x1b[H", "\x1b[2J", "\x1b[K"
+_HOME, _CLEAR = "\x1b[H", "\x1b[2J"
 
 
 class Display(Protocol):
@@ -131,8 +131,10 @@ class Screen:
 
 
 def draw(lines: tuple[str, ...]) -> str:
-    """One write that replaces the whole screen without clearing it, so that nothing flickers."""
-    return f"{_HIDE}{RESET}{_HOME}" + f"{_TO_END}\r\n".join(lines) + f"{RESET}{_TO_END}"
+    """One write that replaces the whole screen without clearing it, so that nothing flickers.
+
+    Nothing is cleared at a line's end either: behind a full line that takes its last sign."""
+    return f"{_HIDE}{RESET}{_HOME}" + "\r\n".join(lines) + RESET
 
 
 def system_name(os_release: str) -> str:

@@ -60,7 +60,8 @@ class ScreenFacts:
 
 
 def render(facts: ScreenFacts, *, columns: int = 80, rows: int = 25) -> tuple[str, ...]:
-    """Exactly `rows` lines, none wider than `columns`; each ends with attributes reset."""
+    """Exactly `rows` lines of `columns` signs, so that nothing has to be cleared; attributes are
+    reset at the end of each."""
     columns, rows = max(columns, _MIN_COLUMNS), max(rows, _MIN_ROWS)
     code = _code(facts, columns=columns, rows=rows - 1)
     width = columns - (len(code[0]) + 1 if code else 0)
@@ -69,9 +70,9 @@ def render(facts: ScreenFacts, *, columns: int = 80, rows: int = 25) -> tuple[st
     for number in range(rows - 1):
         style, text = body[number] if number < len(body) else ("", "")
         line = f"{style}{text}{RESET}" if style else text
-        if number < len(code):
-            line += f"{' ' * (width - len(text))} {_CODE}{code[number]}{RESET}"
-        lines.append(line)
+        shown = number < len(code)
+        line += " " * ((width if shown else columns) - len(text))
+        lines.append(f"{line} {_CODE}{code[number]}{RESET}" if shown else line)
     return tuple(lines)
 
 

@@ -97,29 +97,29 @@ async def build_agent(
     PyInstaller; `source` is the folder of the `skerry` package; `version` is what the built agent
     says of itself, for builds between two releases. Raises AgentBuildFailed, NotAllowedHere.
     """
-    if version_order(version) is None:
-        raise AgentBuildFailed(
-            f"{version[:60]!r} is not a version of an agent", hint="write it as 0.2.0"
-        )
-    source = source or Path(__file__).parent.parent
-    interpreter, python = await _find_interpreter(runner)
-    pinned = lock_subset(
-        lock.read_text(encoding="utf-8"), dependency_names(["skerry", "pyinstaller"])
-    )
-    tools = content_id({"lock": pinned, "python": python, "form": _ARCHIVE_FORM})
-    identity = content_id(
-        {"tools": tools, "layout": _LAYOUT_FORM, "sources": _source_digests(source)}
-    )
-    entry = f"{version}-{machine_architecture()}-{identity}"
+    recipe = await _recipe(runner, lock, source, version)
+    entry = recipe.entry
     found = cache.find("agent", entry)
     if found is None:
-        environment = await _environment(tools, pinned, interpreter, cache, runner)
+        environment = await _environment(
+            recipe.tools, recipe.pinned, recipe.interpreter, cache, runner
+        )
         with cache.fill("agent", entry) as work:
-            built = Build(source, environment, work, python, version)
+            built = Build(recipe.source, environment, work, recipe.python, version)
             await _build(built, runner)
         found = cache.base / "agent" / entry
     info = msgspec.json.decode((found / "agent.json").read_bytes(), type=AgentInfo)
     return AgentArchive(path=found / ARCHIVE_FILE, info=info, artifact=describe(found))
+
+
+async def agent_entry(
+    *, runner: Runner, lock: Path, source: Path | None = None, version: str = __version__
+) -> str:
+    """Name of what `build_agent` would make: equal names, equal archives. Nothing is built.
+
+    Raises AgentBuildFailed, NotAllowedHere.
+    """
+    return (await _recipe(runner, lock, source, version)).entry
 
 
 def write_agent_artifact(folder: Path, out: Path, *, version: str, python: str = "") -> AgentInfo:
@@ -208,6 +208,36 @@ def archive_entries(folder: Path) -> list[TarEntry]:
             mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             entries.append(TarEntry(path=name, mode=mode, source=path))
     return entries
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """What an archive is made from. `entry` names the result, `tools` the environment."""
+
+    source: Path
+    interpreter: str
+    python: str
+    pinned: str
+    tools: str
+    entry: str
+
+
+async def _recipe(runner: Runner, lock: Path, source: Path | None, version: str) -> _Recipe:
+    if version_order(version) is None:
+        raise AgentBuildFailed(
+            f"{version[:60]!r} is not a version of an agent", hint="write it as 0.2.0"
+        )
+    source = source or Path(__file__).parent.parent
+    interpreter, python = await _find_interpreter(runner)
+    pinned = lock_subset(
+        lock.read_text(encoding="utf-8"), dependency_names(["skerry", "pyinstaller"])
+    )
+    tools = content_id({"lock": pinned, "python": python, "form": _ARCHIVE_FORM})
+    identity = content_id(
+        {"tools": tools, "layout": _LAYOUT_FORM, "sources": _source_digests(source)}
+    )
+    entry = f"{version}-{machine_architecture()}-{identity}"
+    return _Recipe(source, interpreter, python, pinned, tools, entry)
 
 
 async def _find_interpreter(runner: Runner) -> tuple[str, str]:

@@ -15,6 +15,7 @@ import msgspec
 from skerry.lib.digest import canonical_json
 from skerry.lib.oci import Descriptor, Layout, LayoutInvalid, new_manifest
 from skerry.model.agentrelease import AGENT_ARTIFACT_TYPE
+from skerry.model.kairosimage import KAIROS_ARTIFACT_TYPE
 from skerry.model.osimage import OS_ARTIFACT_TYPE
 from skerry.model.release import (
     ARTIFACT_TYPE,
@@ -46,6 +47,7 @@ _TYPES = {
     CHART_ARTIFACT_TYPE: "chart",
     AGENT_ARTIFACT_TYPE: "agent",
     OS_ARTIFACT_TYPE: "os",
+    KAIROS_ARTIFACT_TYPE: "os",
 }
 
 

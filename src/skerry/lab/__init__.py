@@ -1,6 +1,7 @@
 """Real hosts on this computer, for the lab tests and `./dev up`.
 
-A `Lab` is a bridge with a resolver and hosts that are systemd-nspawn containers. Everything a
+A `Lab` is a bridge with a resolver, hosts that are systemd-nspawn containers and machines that are
+emulated by QEMU. Everything a
 lab makes carries its run name and is removed by that name, also after a crash.
 """
 

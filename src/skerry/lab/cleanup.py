@@ -16,10 +16,12 @@ import anyio
 import structlog
 
 from skerry.lab import cgroups
+from skerry.lab.dhcp import PROGRAM as DHCP
 from skerry.lab.facts import MachineFacts, probe_facts
 from skerry.lab.names import bridge_name, check_label
 from skerry.lab.network import bridge_exists, remove_bridge
 from skerry.lab.processes import container_leader, matching
+from skerry.lab.qemu import PROGRAM as QEMU
 from skerry.lab.registry import Registry
 from skerry.lib.clock import Clock, SystemClock
 from skerry.lib.proc import Runner, SystemRunner
@@ -105,8 +107,18 @@ def _supervisors(run: str) -> list[int]:
     return [pid for pid, name in machines.items() if name.endswith(f".{run}")]
 
 
+def _machines(run: str) -> list[int]:
+    """Machines, and the server that gives them addresses; neither has a control group."""
+    guests = matching("guest=", program=QEMU)
+    servers = matching("--interface=", program=DHCP)
+    return [
+        *(pid for pid, name in guests.items() if name.endswith(f".{run}")),
+        *(pid for pid, bridge in servers.items() if bridge == bridge_name(run)),
+    ]
+
+
 def _processes(run: str, facts: MachineFacts) -> set[int]:
-    found = set(_supervisors(run))
+    found = {*_supervisors(run), *_machines(run)}
     for top in cgroups.folders(run, None, facts):
         found |= cgroups.processes(top)
     return found
@@ -114,6 +126,9 @@ def _processes(run: str, facts: MachineFacts) -> set[int]:
 
 async def _kill_processes(run: str, clock: Clock) -> None:
     deadline = clock.monotonic() + 20
+    for pid in _machines(run):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     while supervisors := _supervisors(run):
         for supervisor in supervisors:
             # Killing the first process inside ends the rest and lets nspawn tidy up.

@@ -6,11 +6,14 @@ finds the same hosts at the same addresses again. Two runs never share anything 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from signal import SIGKILL
 from types import TracebackType
 from typing import Self
 
@@ -18,12 +21,13 @@ import anyio
 import anyio.abc
 import structlog
 
-from skerry.lab import dns
+from skerry.lab import dhcp, dns
 from skerry.lab.cleanup import remove_everything
 from skerry.lab.errors import LabError
 from skerry.lab.facts import MachineFacts, probe_facts
 from skerry.lab.hosts import ContainerHost
 from skerry.lab.launch import HostSpec
+from skerry.lab.machine import Machine
 from skerry.lab.names import bridge_name, check_label
 from skerry.lab.network import (
     choose_address,
@@ -32,6 +36,7 @@ from skerry.lab.network import (
     make_bridge,
     probe_ranges,
 )
+from skerry.lab.qemu import MachineSpec
 from skerry.lab.registry import Registry
 from skerry.lab.requirements import PROGRAMS
 from skerry.lab.tree import DEFAULT_SUITE, ensure_tree
@@ -97,6 +102,7 @@ class Lab:
         self.run = check_label(run, what="run name")
         self.bridge = bridge_name(run)
         self.hosts: dict[str, ContainerHost] = {}
+        self.machines: dict[str, Machine] = {}
         self._base_dir = base_dir.absolute()
         self._keep = keep
         self._cache = cache
@@ -108,6 +114,7 @@ class Lab:
         self._addresses: dict[str, IPv4Address] = {}
         self._names: dict[str, IPv4Address] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._dhcp: anyio.abc.Process | None = None
 
     @property
     def folder(self) -> Path:
@@ -175,13 +182,7 @@ class Lab:
         """
         if name in self.hosts:
             return self.hosts[name]
-        check_label(name, what="host name")
-        if name == MANAGER_NAME:
-            raise LabError(f"{MANAGER_NAME!r} is the name of this computer in the lab")
-        if name not in self._addresses:
-            address = choose_address(self.network, self._addresses.values())
-            self._addresses[name] = address
-            self._save()
+        self._address_of(name)
         host = ContainerHost(
             HostSpec(
                 run=self.run,
@@ -199,6 +200,37 @@ class Lab:
         self.hosts[name] = host
         self._name(name, host.address)
         return host
+
+    async def add_machine(
+        self, name: str, make: Callable[[MachineSpec], MachineSpec], *, accel: Sequence[str]
+    ) -> Machine:
+        """Make a machine on the lab's bridge; it gets its address by DHCP and is off until it is
+        started. `make` adds to a specification that has names, folder and bridge."""
+        if name in self.machines:
+            return self.machines[name]
+        address = self._address_of(name)
+        folder = self.folder / "machines" / name
+        plain = MachineSpec(run=self.run, name=name, folder=folder, bridge=self.bridge)
+        dhcp.give(self.folder / "dhcp" / "hosts", name, plain.mac, address)
+        if self._dhcp is None:
+            self._dhcp = await dhcp.start_server(self.bridge, self.network, self.folder / "dhcp")
+        machine = Machine(make(plain), accel=accel, runner=self._runner, clock=self._clock)
+        self.machines[name] = machine
+        self._name(name, address)
+        return machine
+
+    def address_of(self, name: str) -> IPv4Address:
+        """The address of a host or machine of this run."""
+        return self._addresses[name]
+
+    def _address_of(self, name: str) -> IPv4Address:
+        check_label(name, what="host name")
+        if name == MANAGER_NAME:
+            raise LabError(f"{MANAGER_NAME!r} is the name of this computer in the lab")
+        if name not in self._addresses:
+            self._addresses[name] = choose_address(self.network, self._addresses.values())
+            self._save()
+        return self._addresses[name]
 
     async def _set_up(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -227,6 +259,12 @@ class Lab:
 
     async def _remove(self) -> None:
         with anyio.CancelScope(shield=True):
+            for machine in self.machines.values():
+                await machine.power_cut()
+            if self._dhcp is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._dhcp.send_signal(SIGKILL)
+                await self._dhcp.wait()
             await remove_everything(
                 self.run,
                 self._base_dir,

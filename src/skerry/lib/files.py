@@ -158,7 +158,7 @@ class DiskRoot:
             finally:
                 os.close(fd)
             os.replace(temporary, target)
-            _sync_folder(target.parent)
+            _sync_renamed(target)
         return written
 
     def read_chunks(
@@ -225,7 +225,7 @@ class DiskRoot:
                 os.replace(source, target)
             except FileNotFoundError as exc:
                 raise FileMissing(old) from exc
-        _sync_folder(target.parent)
+        _sync_renamed(target)
         if source.parent != target.parent:
             _sync_folder(source.parent)
 
@@ -273,6 +273,19 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _sync_renamed(target: Path) -> None:
+    """Make a new name durable. vfat first writes it with size 0 and fills in the rest when the
+    file itself is written (Linux, fs/fat/namei_vfat.c): the folder alone would keep an empty
+    file."""
+    if not target.is_symlink():
+        fd = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    _sync_folder(target.parent)
 
 
 def _make_folder(folder: Path) -> None:

@@ -108,7 +108,7 @@ class ImageSizes(Document, frozen=True, kw_only=True):
     esp_mib: Mebibytes = 256
     boot_mib: Mebibytes = 512
     root_mib: Mebibytes = 1024
-    state_mib: Mebibytes = 4096
+    state_mib: Mebibytes = 2048
 
 
 class ImageSpec(Document, frozen=True, kw_only=True):

@@ -15,9 +15,9 @@ STATE = "skerry-state"
 SLOTS = ("a", "b")
 
 # GPT partition types (uapi-group.org, Discoverable Partitions Specification).
-_ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
-_BOOT_TYPE = "bc13c2ff-59e6-4262-a352-b275fd6f7172"
-_LINUX_TYPE = "0fc63daf-8483-4772-8e79-3d69d8477de4"
+ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+BOOT_TYPE = "bc13c2ff-59e6-4262-a352-b275fd6f7172"
+LINUX_TYPE = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 
 
 class Partition(Record, frozen=True, kw_only=True):
@@ -52,15 +52,15 @@ def verity_label(slot: str) -> str:
 def partitions(sizes: Sizes = Sizes()) -> tuple[Partition, ...]:  # noqa: B008 - a frozen value
     """The table, in the order of the disk; the state partition is last and takes the rest."""
     slots = [
-        Partition(label=label, type=_LINUX_TYPE, size_bytes=size)
+        Partition(label=label, type=LINUX_TYPE, size_bytes=size)
         for slot in SLOTS
         for label, size in ((data_label(slot), sizes.root), (verity_label(slot), sizes.verity))
     ]
     return (
-        Partition(label=ESP, type=_ESP_TYPE, size_bytes=sizes.esp, file_system="vfat"),
-        Partition(label=BOOT, type=_BOOT_TYPE, size_bytes=sizes.boot, file_system="vfat"),
+        Partition(label=ESP, type=ESP_TYPE, size_bytes=sizes.esp, file_system="vfat"),
+        Partition(label=BOOT, type=BOOT_TYPE, size_bytes=sizes.boot, file_system="vfat"),
         *slots,
-        Partition(label=STATE, type=_LINUX_TYPE, size_bytes=0, file_system="ext4"),
+        Partition(label=STATE, type=LINUX_TYPE, size_bytes=0, file_system="ext4"),
     )
 
 

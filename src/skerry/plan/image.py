@@ -16,19 +16,21 @@ from skerry.lib.digest import canonical_json, sha256
 from skerry.model.image import Distribution, ImageDefinition
 from skerry.model.meta import Record
 from skerry.plan.disklayout import MIB, Sizes
+from skerry.plan.installmedium import MEDIUM_ROOT, MEDIUM_VERITY
 
 # Raised when a step makes something else from the same inputs.
 FORMS = {
-    "tools": 1,
+    "tools": 2,
     "packages": 1,
     "boot": 1,
-    "initrd": 1,
+    "initrd": 2,
     "root": 1,
     "verity": 1,
     "signature": 1,
     "uki": 1,
     "recovery": 1,
     "loader": 1,
+    "live": 1,
     "artifact": 1,
     "disk": 1,
 }
@@ -44,6 +46,7 @@ _WORDS = {
     "uki": "boot image, signed",
     "recovery": "recovery boot image, signed",
     "loader": "boot loader, signed",
+    "live": "boot image of the installation medium, signed",
     "artifact": "update artifact",
     "disk": "raw disk",
 }
@@ -123,6 +126,8 @@ def plan_image(
         needs=("tools", "boot", "initrd"),
     )
     steps.add("loader", {"db": signed["db"]}, needs=("tools",))
+    live = {"db": signed["db"], "arguments": arguments}
+    steps.add("live", live, needs=("tools", "boot", "initrd", "verity"))
     about = {
         "name": definition.name,
         "version": spec.version,
@@ -170,6 +175,16 @@ def slot_arguments(root_hash: str, root_uuid: str, verity_uuid: str) -> tuple[st
         f"roothash={root_hash}",
         f"systemd.verity_root_data=/dev/disk/by-uuid/{root_uuid}",
         f"systemd.verity_root_hash=/dev/disk/by-uuid/{verity_uuid}",
+    )
+
+
+def live_arguments(root_hash: str) -> tuple[str, ...]:
+    """Arguments by which the installation medium finds its own root."""
+    return (
+        f"roothash={root_hash}",
+        f"systemd.verity_root_data=/dev/disk/by-partlabel/{MEDIUM_ROOT}",
+        f"systemd.verity_root_hash=/dev/disk/by-partlabel/{MEDIUM_VERITY}",
+        "skerry.install",
     )
 
 

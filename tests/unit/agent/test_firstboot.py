@@ -61,6 +61,7 @@ class Machine:
     label: str = "SKERRY"
     answers: dict[str, str] = field(default_factory=lambda: {"https://centre.example:8443": PEM})
     asked: list[tuple[str, str]] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.runner.answer_with("blkid", answer=self._blkid)
@@ -84,7 +85,15 @@ class Machine:
 
     @property
     def first_boot(self) -> FirstBoot:
-        return FirstBoot(self.root, self.runner, self, self.clock, self.fetch, "/run/creds")
+        return FirstBoot(
+            root=self.root,
+            runner=self.runner,
+            mounts=self,
+            clock=self.clock,
+            fetch=self.fetch,
+            set_host_name=self.named.append,
+            credentials="/run/creds",
+        )
 
     async def run(self, *happens: Callable[[], None]) -> None:
         """`first-boot` until nothing happens any more, or until it ends by itself."""
@@ -306,7 +315,7 @@ async def test_a_registered_host_is_led_to_no_other_manager() -> None:
     await machine.first_boot.apply()
 
     assert load_identity(machine.root) == before
-    assert not machine.runner.called("hostname")
+    assert machine.named == []
 
 
 async def test_cloud_inits_user_data_is_read_too() -> None:
@@ -358,7 +367,7 @@ async def test_network_and_name_are_applied_and_what_is_no_longer_told_goes() ->
     machine.plug("hostName: till-7\nnetwork: {nics: [{name: eno1}, {name: eno2}]}\n")
     await machine.first_boot.apply()
     assert machine.root.read(f"{paths.STATE}/os/hostname") == b"till-7\n"
-    assert machine.runner.called("hostname", "till-7")
+    assert machine.named == ["till-7"]
     assert len(machine.root.list("/run/systemd/network")) == 2
     reloads = machine.runner.calls.count(("networkctl", "reload"))
 

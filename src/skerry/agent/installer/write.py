@@ -268,6 +268,7 @@ async def _write_boot_image(doors: Doors, work: Work, device: str) -> BootEntry:
         verity_uuid=info.verity_uuid,
         uki=uki,
         policy_generation=info.generation,
+        uki_digest=info.uki.digest,
     )
 
 

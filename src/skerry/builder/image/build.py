@@ -21,7 +21,8 @@ from skerry.builder.cache import Cache
 from skerry.builder.gomodules import machine_architecture
 from skerry.builder.image import initrd as initrds
 from skerry.builder.image import sealing, toolbox, trees
-from skerry.builder.image.inputs import appliance_folder
+from skerry.builder.image.errors import ImageBuildFailed
+from skerry.builder.image.inputs import appliance_folder, gather
 from skerry.builder.image.journal import BuildLog, LoggedRunner
 from skerry.builder.image.keys import ImageKeys
 from skerry.builder.image.root import RootFacts, RootParts, build_root
@@ -47,6 +48,7 @@ CACHED = (
     "uki",
     "recovery",
     "loader",
+    "live",
 )
 Tell = Callable[[ImageStep, str, float], None]
 
@@ -96,15 +98,20 @@ class Build:
             "uki": self._uki,
             "recovery": self._recovery,
             "loader": self._loader,
+            "live": self._live,
         }
 
-    async def run(self) -> None:
-        """Make what the cache lacks. Raises ImageBuildFailed, NotAllowedHere, CommandFailed."""
+    async def run(self, *, installer: bool = False) -> None:
+        """Make what the cache lacks; the medium's own boot image for an installer only.
+
+        Raises ImageBuildFailed, NotAllowedHere, CommandFailed.
+        """
         check_machine(self.job.definition)
         mask = os.umask(0o022)
         try:
             for name in CACHED:
-                await self._one(self.steps[name])
+                if installer or name != "live":
+                    await self._one(self.steps[name])
         finally:
             os.umask(mask)
 
@@ -145,6 +152,7 @@ class Build:
             work = Path(tempfile.mkdtemp(prefix=".work.", dir=out.parent))
             try:
                 await self._makers[step.name](out, work)
+                self._check_inputs(step)
             finally:
                 await anyio.to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
             # The rename that follows must not reach the disk before what it stands for.
@@ -152,11 +160,23 @@ class Build:
         self._tell(step, "done", self.log.seconds - began)
         self.log.write(f"{step.name} done in {self.log.seconds - began:.1f} s")
 
+    def _check_inputs(self, step: ImageStep) -> None:
+        """A result must not bear the name of files that changed while they were read."""
+        if step.name not in ("initrd", "root"):
+            return
+        job = self.job
+        now = gather(job.definition, base=job.base, agent=job.inputs.agent, keys=job.keys)
+        if now != job.inputs:
+            raise ImageBuildFailed(
+                "files of the image or keys changed while it was built",
+                hint="build again",
+                retryable=True,
+            )
+
     async def _tools(self, out: Path, work: Path) -> None:
+        wanted = self.job.distribution.tools
         tree = out / "tree"
-        await trees.install_packages(
-            self.job.distribution.tools, self.origin, tree, runner=self.runner, folder=True
-        )
+        await trees.install_packages(wanted, self.origin, tree, runner=self.runner, folder=True)
         toolbox.prepare(tree)
 
     async def _packages(self, out: Path, work: Path) -> None:
@@ -239,6 +259,13 @@ class Build:
             keys=self.job.keys,
             tools=self.toolbox,
         )
+
+    async def _live(self, out: Path, work: Path) -> None:
+        arguments = (
+            *plans.kernel_arguments(self.job.definition, self.job.distribution),
+            *plans.live_arguments(self.verity_facts().root_hash),
+        )
+        await self._boot_image(out / "live.efi", arguments, self.made("root") / "os-release")
 
     async def _boot_image(self, out: Path, arguments: tuple[str, ...], release: Path) -> None:
         image = sealing.BootImage(

@@ -20,6 +20,7 @@ from skerry import __version__
 from skerry.builder.image.artifact import ArtifactParts, bill_of, write_artifact
 from skerry.builder.image.build import Build
 from skerry.builder.image.disk import DiskParts, build_disk
+from skerry.builder.image.medium import MediumParts, build_medium
 from skerry.builder.layout import BuiltArtifact, describe
 from skerry.lib.clock import Clock
 from skerry.lib.oci import file_digest
@@ -42,14 +43,20 @@ class Delivery:
     root_hash: str
 
 
-async def deliver(build: Build, out: Path, *, clock: Clock, qcow2: bool = False) -> Delivery:
-    """Write everything into `out`; what is there under the same names is replaced."""
+async def deliver(
+    build: Build, out: Path, *, clock: Clock, qcow2: bool = False, installer: bool = False
+) -> Delivery:
+    """Write everything into `out`; what is there under the same names is replaced.
+
+    `qcow2` converts the disk as well; `installer` makes the installation medium as well.
+    """
     definition = build.job.definition
     stem = f"{definition.name}-{definition.spec.version}"
     out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".new.", dir=out))
     try:
-        names = await _write_all(build, work, stem, clock=clock, qcow2=qcow2)
+        names = await _write_all(build, work, stem, qcow2=qcow2, installer=installer)
+        names += await _write_sums(build, work, names, clock)
         await build.runner.run(["sync", "-f", str(work)], timeout_s=300)
         for name in names:
             _replace(work / name, out / name)
@@ -64,9 +71,9 @@ async def deliver(build: Build, out: Path, *, clock: Clock, qcow2: bool = False)
 
 
 async def _write_all(
-    build: Build, work: Path, stem: str, *, clock: Clock, qcow2: bool
+    build: Build, work: Path, stem: str, *, qcow2: bool, installer: bool
 ) -> list[str]:
-    """Write everything into `work`; names in the order in which they appear."""
+    """Write everything but the sums into `work`; names in the order in which they appear."""
     definition = build.job.definition
     bill = bill_of(definition.name, definition.spec.version, build.bill())
     (work / "sbom.cdx.json").write_bytes(bill)
@@ -85,30 +92,41 @@ async def _write_all(
     ):
         shutil.copyfile(source, work / name)
     (work / "image.json").write_bytes(msgspec.json.format(info.encode()))
-    await _disk(build, work / f"{stem}.raw", digest=artifact.digest)
     names = [
-        *("sbom.cdx.json", "root.erofs", "root.verity", "roothash", "roothash.p7s"),
+        *(ARTIFACT, "sbom.cdx.json", "root.erofs", "root.verity", "roothash", "roothash.p7s"),
         *("uki.efi", "recovery.efi", "loader.efi", "image.json", f"{stem}.raw"),
     ]
+    disk = _disk_parts(build, parts, digest=artifact.digest)
+    scratch = work / ".disk"
+    scratch.mkdir()
+    raw, keys, tools = work / f"{stem}.raw", build.job.keys, build.toolbox
+    await build_disk(disk, raw, work=scratch, keys=keys, tools=tools)
+    shutil.rmtree(scratch)
     if qcow2:
-        await build.runner.run(
-            [
-                *("qemu-img", "convert", "-O", "qcow2", "-c"),
-                *(str(work / f"{stem}.raw"), str(work / f"{stem}.qcow2")),
-            ],
-            timeout_s=600,
-        )
         names.append(f"{stem}.qcow2")
+        convert = ["qemu-img", "convert", "-O", "qcow2", "-c", str(raw), str(work / names[-1])]
+        await build.runner.run(convert, timeout_s=600)
+    if installer:
+        names.append(f"{stem}-installer.raw")
+        scratch.mkdir()
+        medium = MediumParts(disk=disk, info=info, live=build.made("live") / "live.efi")
+        await build_medium(medium, work / names[-1], work=scratch, keys=keys, tools=tools)
+    return names
+
+
+async def _write_sums(build: Build, work: Path, names: list[str], clock: Clock) -> list[str]:
+    """Write provenance and checksums of what is there."""
     digests = {
-        name: (await anyio.to_thread.run_sync(file_digest, work / name))[0] for name in names
+        name: (await anyio.to_thread.run_sync(file_digest, work / name))[0]
+        for name in names
+        if name != ARTIFACT
     }
-    provenance = _provenance(build, artifact, digests, clock)
+    provenance = _provenance(build, describe(work / ARTIFACT), digests, clock)
     (work / PROVENANCE).write_bytes(msgspec.json.format(msgspec.json.encode(provenance)))
-    names.append(PROVENANCE)
     digests[PROVENANCE] = file_digest(work / PROVENANCE)[0]
     lines = [f"{digest.removeprefix('sha256:')}  {name}\n" for name, digest in digests.items()]
     (work / SUMS).write_text("".join(lines))
-    return [ARTIFACT, *names, SUMS]
+    return [PROVENANCE, SUMS]
 
 
 def _artifact_parts(build: Build) -> ArtifactParts:
@@ -128,8 +146,8 @@ def _artifact_parts(build: Build) -> ArtifactParts:
     )
 
 
-async def _disk(build: Build, out: Path, *, digest: str) -> None:
-    definition, parts = build.job.definition, _artifact_parts(build)
+def _disk_parts(build: Build, parts: ArtifactParts, *, digest: str) -> DiskParts:
+    definition = build.job.definition
     entry = BootEntry(
         generation=1,
         slot="a",
@@ -141,8 +159,9 @@ async def _disk(build: Build, out: Path, *, digest: str) -> None:
         uki=uki_name("a", parts.root_hash),
         image=digest,
         policy_generation=build.job.inputs.policy_generation,
+        uki_digest=file_digest(parts.uki)[0],
     )
-    sources = DiskParts(
+    return DiskParts(
         architecture=definition.spec.architecture,
         sizes=disk_sizes(definition),
         state_bytes=definition.spec.sizes.state_mib * MIB,
@@ -154,12 +173,6 @@ async def _disk(build: Build, out: Path, *, digest: str) -> None:
         verity=parts.verity,
         entry=entry,
     )
-    work = out.with_name(f".{out.name}.work")
-    work.mkdir()
-    await build_disk(
-        sources, out, work=work, keys=build.job.keys, tools=build.toolbox, runner=build.runner
-    )
-    shutil.rmtree(work)
 
 
 def _provenance(

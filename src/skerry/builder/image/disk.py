@@ -18,7 +18,6 @@ from skerry.builder.image.errors import ImageBuildFailed
 from skerry.builder.image.keys import ImageKeys
 from skerry.builder.image.toolbox import Toolbox
 from skerry.lib.digest import sha256
-from skerry.lib.proc import Runner
 from skerry.model.image import Enroll
 from skerry.plan import bootentries, disklayout
 from skerry.plan.disklayout import MIB, Sizes
@@ -50,6 +49,7 @@ class DiskParts:
 class _Place(msgspec.Struct, frozen=True):
     start: int
     size: int
+    name: str = ""
 
 
 class _Table(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 async def build_disk(
-    parts: DiskParts, out: Path, *, work: Path, keys: ImageKeys, tools: Toolbox, runner: Runner
+    parts: DiskParts, out: Path, *, work: Path, keys: ImageKeys, tools: Toolbox
 ) -> None:
     """Write the disk to `out`. Raises ImageBuildFailed when something does not fit its place."""
     sizes = parts.sizes
@@ -84,20 +84,15 @@ async def build_disk(
         timeout_s=60,
         stdin=with_identifiers(disklayout.sfdisk_script(sizes), seed).encode(),
     )
-    answer = await tools.run(["sfdisk", "--json", out], timeout_s=60)
-    table = msgspec.json.decode(answer.stdout, type=_Answer).partitiontable
-    places = dict(
-        zip((item.label for item in disklayout.partitions(sizes)), table.partitions, strict=True)
-    )
+    places = await table_of(out, tools=tools)
     esp = await fat_image(
         esp_files(parts, keys), work / "esp", size=sizes.esp, label="SKERRY-ESP", tools=tools
     )
     boot = await fat_image(
         boot_files(parts, work), work / "boot", size=sizes.boot, label="SKERRY-BOOT", tools=tools
     )
-    state = places[disklayout.STATE]
     filesystem = await state_image(
-        work / "state.img", size=state.size * table.sectorsize, seed=seed, tools=tools
+        work / "state.img", size=places[disklayout.STATE][1], seed=seed, tools=tools
     )
     for label, source in (
         (disklayout.ESP, esp),
@@ -106,7 +101,18 @@ async def build_disk(
         (disklayout.verity_label("a"), parts.verity),
         (disklayout.STATE, filesystem),
     ):
-        copy_into(source, out, at=places[label].start * table.sectorsize)
+        copy_into(source, out, at=places[label][0])
+
+
+async def table_of(disk: Path, *, tools: Toolbox) -> dict[str, tuple[int, int]]:
+    """First byte and size in bytes of each partition, by its label.
+
+    Raises CommandFailed when there is no table.
+    """
+    answer = await tools.run(["sfdisk", "--json", disk], timeout_s=60)
+    table = msgspec.json.decode(answer.stdout, type=_Answer).partitiontable
+    sector = table.sectorsize
+    return {item.name: (item.start * sector, item.size * sector) for item in table.partitions}
 
 
 def with_identifiers(script: str, seed: str) -> str:
@@ -206,6 +212,23 @@ def copy_into(source: Path, disk: Path, *, at: int) -> None:
                 writing.seek(at + position)
                 writing.write(chunk)
             position += len(chunk)
+
+
+def copy_out(disk: Path, into: Path, *, at: int, size: int) -> None:
+    """Copy `size` bytes from byte `at` of a disk into a sparse file."""
+    empty = bytes(_CHUNK)
+    with disk.open("rb") as reading, into.open("wb") as writing:
+        writing.truncate(size)
+        position = _next_data(reading.fileno(), at)
+        while at <= position < at + size:
+            reading.seek(position)
+            chunk = reading.read(min(_CHUNK, at + size - position))
+            if not chunk:
+                return
+            if chunk != empty[: len(chunk)]:
+                writing.seek(position - at)
+                writing.write(chunk)
+            position = _next_data(reading.fileno(), position + len(chunk))
 
 
 def _next_data(handle: int, position: int) -> int:

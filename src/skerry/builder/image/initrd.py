@@ -122,7 +122,7 @@ async def build_initrd(
     with archive.open("wb") as writing:
         write_cpio(tree, writing)
     await tools.run(
-        ["zstd", "-q", "-f", "-T2", "-15", archive, "-o", out],
+        ["zstd", "-q", "-f", "-T2", "-12", archive, "-o", out],
         timeout_s=300,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from skerry.lib.proc import Result, Runner
+from skerry.lib.proc import CommandFailed, Result, Runner
 
 _HOST = "/host"
 _ENTER = (
@@ -19,7 +19,13 @@ _ENTER = (
     'mount -t tmpfs -o mode=1777 tmpfs "$tree/tmp"; mount --rbind / "$tree/host"; '
     'exec chroot "$tree" "$@"'
 )
-_PATH = "/usr/sbin:/usr/bin:/usr/lib/systemd"
+_PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/usr/lib/systemd"
+# A signature carries the time at which it was made; with the image's own time, equal inputs make
+# equal boot images.
+_SIGNER = """\
+#!/bin/sh
+exec faketime -f "$(date -u -d "@$SOURCE_DATE_EPOCH" '+%Y-%m-%d %H:%M:%S')" /usr/bin/sbsign "$@"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,25 @@ class Toolbox:
             },
         )
 
+    async def refusal(self, argv: Sequence[str | Path], *, timeout_s: float = 300.0) -> str | None:
+        """The last line that a program wrote when it failed, None when it did not."""
+        try:
+            await self.run(argv, timeout_s=timeout_s)
+        except CommandFailed as exc:
+            lines = (exc.result.stderr.strip() or exc.result.stdout.strip()).splitlines()
+            return lines[-1] if lines else f"exit code {exc.result.code}"
+        return None
+
     def at(self, path: Path) -> str:
         """Where a path of the machine is for a program of the tree."""
-        return f"{_HOST}{path.absolute()}"
+        # A link to an absolute path would lead somewhere else from inside.
+        return f"{_HOST}{path.resolve()}"
 
 
 def prepare(tree: Path) -> None:
     """Make a fresh tree ready to be entered."""
     for name in ("host", "dev", "proc", "tmp"):
         (tree / name).mkdir(exist_ok=True)
+    signer = tree / "usr/local/bin/sbsign"
+    signer.write_text(_SIGNER)
+    signer.chmod(0o755)

@@ -57,11 +57,9 @@ async def plan(file: Path, keys: Path | None, agent_archive: Path | None, lock: 
     definition = load_definition(file)
     base = definition.spec.base
     distribution = load_distribution(base.distribution, base.release)
+    mark, _ = await _agent(definition, agent_archive, lock, build=False)
     inputs = gather(
-        definition,
-        base=file.parent,
-        agent=await _agent_mark(definition, agent_archive, lock),
-        keys=open_keys(keys) if keys else None,
+        definition, base=file.parent, agent=mark, keys=open_keys(keys) if keys else None
     )
     cache = default_cache(surroundings().env)
     click.echo(f"{'STEP':<10}  {'ID':<16}  {'STATE':<8}  WHAT")
@@ -87,11 +85,18 @@ async def plan(file: Path, keys: Path | None, agent_archive: Path | None, lock: 
     help="Folder for disk, artifact, boot images, bill of materials, provenance and log.",
 )
 @click.option("--qcow2", is_flag=True, help="Convert the raw disk to qcow2, too.")
+@click.option("--installer", is_flag=True, help="Make an installation medium, too.")
 @_AGENT
 @_LOCK
 @runs
 async def build_image(
-    file: Path, keys: Path, out: Path, qcow2: bool, agent_archive: Path | None, lock: Path
+    file: Path,
+    keys: Path,
+    out: Path,
+    qcow2: bool,
+    installer: bool,
+    agent_archive: Path | None,
+    lock: Path,
 ) -> None:
     """Build the image that FILE defines. Needs root.
 
@@ -113,13 +118,11 @@ async def build_image(
     distribution = load_distribution(base.distribution, base.release)
     own_keys: ImageKeys = open_keys(keys)
     check_machine(definition)
-    agent = await _agent(definition, agent_archive, lock)
+    mark, agent = await _agent(definition, agent_archive, lock, build=True)
     job = Job(
         definition=definition,
         distribution=distribution,
-        inputs=gather(
-            definition, base=file.parent, agent=_mark(agent) if agent else "", keys=own_keys
-        ),
+        inputs=gather(definition, base=file.parent, agent=mark, keys=own_keys),
         base=file.parent,
         agent=agent,
         keys=own_keys,
@@ -129,9 +132,9 @@ async def build_image(
     with (out / "build.log").open("w") as writing:
         log = BuildLog(writing, clock)
         build = Build(job, cache=cache, runner=SystemRunner(), log=log, tell=_tell)
-        await build.run()
+        await build.run(installer=installer)
         click.echo("disk and artifact ...", err=True)
-        made = await deliver(build, out, clock=clock, qcow2=qcow2)
+        made = await deliver(build, out, clock=clock, qcow2=qcow2, installer=installer)
         log.write("complete")
         seconds = log.seconds
     cache.trim(clock.now())
@@ -139,6 +142,62 @@ async def build_image(
     click.echo(f"artifact {made.artifact.digest}, {size(made.artifact.size_bytes)}", err=True)
     click.echo(f"ready after {seconds:.0f} s", err=True)
     click.echo(str(made.disk))
+
+
+@image.command("check")
+@click.argument("place", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--keys",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Compare signatures with these keys; otherwise only whether there are some.",
+)
+@click.option(
+    "--definition",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What was asked for (default: what the build's folder says; for a disk, nothing).",
+)
+@click.option(
+    "--level",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Fail below this score, in percent.",
+)
+@runs
+async def check(place: Path, keys: Path | None, definition: Path | None, level: int) -> None:
+    """Look at a built image by the written list: PLACE is a build's folder or a raw disk.
+
+    Needs root. Fails when a grave item does (a password or SSH that nobody asked for), or when the
+    score is below the level.
+    """
+    from skerry.builder.cache import default_cache
+    from skerry.builder.image.checking import check_place
+    from skerry.builder.image.inputs import load_definition
+    from skerry.builder.image.keys import open_keys
+    from skerry.lib.proc import SystemRunner
+
+    _quiet_logs()
+    report = await check_place(
+        place,
+        cache=default_cache(surroundings().env),
+        runner=SystemRunner(),
+        keys=open_keys(keys) if keys else None,
+        asked=load_definition(definition).spec if definition else None,
+    )
+    for verdict in report.verdicts:
+        state = "pass" if verdict.passed else "FAIL"
+        click.echo(f"{state}  {verdict.check.id:<20}  {verdict.check.reason}")
+        for finding in verdict.findings[:10]:
+            click.echo(f"      {'':<20}  - {finding}")
+        if len(verdict.findings) > 10:
+            click.echo(f"      {'':<20}  - and {len(verdict.findings) - 10} more")
+    passed = sum(verdict.passed for verdict in report.verdicts)
+    click.echo(f"score {report.score} %: {passed} of {len(report.verdicts)} items")
+    if report.grave:
+        grave = ", ".join(verdict.check.id for verdict in report.grave)
+        raise _refused(f"{place} fails grave items: {grave}")
+    if report.score < level:
+        raise _refused(f"{place} has a score of {report.score} %, wanted {level} %")
 
 
 @click.group()
@@ -167,30 +226,29 @@ def renew_policy(folder: Path) -> None:
     click.echo(f"policy key of generation {add_policy_key(folder)} is in {folder}")
 
 
-async def _agent(definition: ImageDefinition, archive: Path | None, lock: Path) -> Path | None:
-    """The agent's archive, built when it has to be; None for an image without one."""
-    from skerry.builder.agent import build_agent
+async def _agent(
+    definition: ImageDefinition, archive: Path | None, lock: Path, *, build: bool
+) -> tuple[str, Path | None]:
+    """What names the agent, and its archive if it is given or to be built; "" for none."""
+    from skerry.builder.agent import agent_entry, build_agent
     from skerry.builder.cache import default_cache
+    from skerry.lib.oci import file_digest
     from skerry.lib.proc import SystemRunner
 
-    if not definition.spec.agent or archive is not None:
-        return archive if definition.spec.agent else None
+    if not definition.spec.agent:
+        return "", None
+    if archive is not None:
+        return file_digest(archive)[0], archive
+    if not lock.is_file():
+        raise click.UsageError(f"there is no {lock}; name a lock file, or an archive by --agent")
+    mark = await agent_entry(runner=SystemRunner(), lock=lock)
+    if not build:
+        return mark, None
     click.echo("agent ...", err=True)
     made = await build_agent(
         cache=default_cache(surroundings().env), runner=SystemRunner(), lock=lock
     )
-    return made.path
-
-
-async def _agent_mark(definition: ImageDefinition, archive: Path | None, lock: Path) -> str:
-    found = await _agent(definition, archive, lock)
-    return _mark(found) if found else ""
-
-
-def _mark(archive: Path) -> str:
-    from skerry.lib.oci import file_digest
-
-    return file_digest(archive)[0]
+    return mark, made.path
 
 
 def _tell(step: ImageStep, event: str, seconds: float) -> None:
@@ -201,6 +259,12 @@ def _tell(step: ImageStep, event: str, seconds: float) -> None:
         click.echo(f"  {step.name} {step.id} made in {seconds:.0f} s", err=True)
     else:
         click.echo(f"  {step.name} {step.id} is in the cache", err=True)
+
+
+def _refused(message: str) -> Exception:
+    from skerry.lib.errors import SkerryError
+
+    return SkerryError(message, hint="what is wrong stands above, below each item that failed")
 
 
 def _quiet_logs() -> None:

@@ -6,7 +6,7 @@ A person compares fingerprint and code with what the host itself shows; only the
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 
@@ -24,12 +24,14 @@ _KIND = KINDS["Host"]
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A host that waits, and the key it waits with; `known` for a machine with a new key."""
+    """A host that waits, and the key it waits with; `known` for a machine with a new key.
+    `scanned`: "same" or "other" when a scanned fingerprint was compared with the key's."""
 
     host: AnyResource
     fingerprint: str
     code: str
     known: bool = False
+    scanned: str = ""
 
 
 async def queue(visit: Visit) -> Response:
@@ -48,7 +50,8 @@ async def queue(visit: Visit) -> Response:
 
 
 async def register(visit: Visit) -> Response:
-    """On a phone beside the machine: type the code that it shows."""
+    """On a phone beside the machine: type the code that it shows, or scan its screen, which brings
+    host and fingerprint too."""
     typed, done = visit.params.get("code", ""), visit.params.get("done", "")
     code = _plain_code(typed)
     found: list[Asking] = []
@@ -65,11 +68,14 @@ async def register(visit: Visit) -> Response:
         )
         found = [_first_time(host) for host in page.items]
         found += [item for item in await _known(visit) if item.code == code]
+    scanned = _scanned(visit.params.get("fingerprint", ""))
+    host = visit.params.get("host", "")
     return await visit.show(
         "register.html",
         typed=typed,
         code=code,
-        found=found,
+        found=[replace(item, scanned=_compared(item, scanned)) for item in found],
+        shown_host=host if re.fullmatch(NAME_PATTERN, host) else "",
         sites=await names(visit, "Site", visit.project_for("Host")),
         done=done if re.fullmatch(NAME_PATTERN, done) else "",
     )
@@ -131,6 +137,18 @@ async def _known(visit: Visit) -> list[Asking]:
 
 def _first_time(host: AnyResource) -> Asking:
     return Asking(host, host.status.fingerprint, host.status.registration_code)
+
+
+def _scanned(text: str) -> str:
+    """The start of a fingerprint as a screen shows it, or ""."""
+    plain = text.lower()
+    return plain if re.fullmatch(r"[0-9a-f]{16,64}", plain) else ""
+
+
+def _compared(item: Asking, scanned: str) -> str:
+    if not scanned:
+        return ""
+    return "same" if item.fingerprint.startswith(scanned) else "other"
 
 
 def _plain_code(text: str) -> str:
