@@ -14,11 +14,12 @@ import anyio
 import msgspec
 import structlog
 
-from skerry.agent import facts, paths
+from skerry.agent import facts
 from skerry.agent.content import Content
 from skerry.agent.identity import Identity
 from skerry.agent.journal import Entry, EventLog, Failure, Verdict
 from skerry.agent.osengine.engine import OsEngine
+from skerry.agent.osmemory import OsMemory, load_memory, save_memory
 from skerry.agent.standing import Standing
 from skerry.agent.wanted import WantedOs, fetch_image, wanted_os
 from skerry.lib.clock import Clock
@@ -26,7 +27,7 @@ from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.lib.proc import Runner
 from skerry.model.artifact import ArtifactRef
-from skerry.model.meta import Condition, Record
+from skerry.model.meta import Condition
 from skerry.model.osstate import OsSlotState, OsState
 from skerry.plan import steps as do
 from skerry.plan.host import Refusal
@@ -69,20 +70,7 @@ _SETTLE_S = 10.0
 # Long enough for the syncing half to tell the centre that the machine restarts.
 _TELL_S = 2.0
 _LOOKS, _LOOK_AGAIN_S = 3, 5.0
-_KEPT = 20
-# What another try of the same image cannot change.
-_NEVER = ("ImageInvalid", "ImageTooLarge", "ArchitectureMismatch")
 _MAX_PROBLEMS = 8
-
-
-class OsMemory(Record, frozen=True, kw_only=True):
-    """Digests of images that failed here, those that only fell back without a verdict, how many
-    requests for another try were heard, and the boot in which a slot was armed or rolled back."""
-
-    failed: dict[str, Failure] = {}
-    interrupted: dict[str, int] = {}
-    retries: int = 0
-    armed_in: str = ""
 
 
 class _FellBack(SkerryError):
@@ -226,7 +214,7 @@ class OsUpdater:
         if verdict is Verdict.DONE:
             self._last_done, self._rest_s = entry.operation, 0.0
             if name == UPDATE_OS:
-                self._forget_interrupted(digest)
+                save_memory(self.root, self.memory().confirmed(digest))
                 told = f"OS {_version_of(entry)} is confirmed"
                 self.events.add("OsUpdated", told, at=self.clock.now())
         elif failure is not None:
@@ -235,9 +223,7 @@ class OsUpdater:
 
     def memory(self) -> OsMemory:
         """What happened here before."""
-        if not self.root.exists(paths.OS_MEMORY):
-            return OsMemory()
-        return msgspec.json.decode(self.root.read(paths.OS_MEMORY), type=OsMemory)
+        return load_memory(self.root)
 
     # -- steps -------------------------------------------------------------------------------
 
@@ -340,7 +326,7 @@ class OsUpdater:
     async def _note_boot(self) -> None:
         """Before a slot is armed or rolled back: the restart is due until the boot is another."""
         boot = (await self._look()).boot_id
-        self._keep(msgspec.structs.replace(self.memory(), armed_in=boot))
+        save_memory(self.root, msgspec.structs.replace(self.memory(), armed_in=boot))
 
     def _still_runs(self, entry: Entry, observed: OsObserved) -> None:
         if observed.image == entry.operation.desired_digest and observed.running:
@@ -358,13 +344,7 @@ class OsUpdater:
             kind = judge(verdict=False, interrupted_before=self._interrupted(entry))
             reason = kind.reason
         failure = msgspec.structs.replace(failure, reason=reason, message=failure.message[:1000])
-        memory = self.memory()
-        if reason in ("OsReturned", *_NEVER):
-            failed = dict(list({**memory.failed, digest: failure}.items())[-_KEPT:])
-            self._keep(msgspec.structs.replace(memory, failed=failed))
-        elif reason == "OsInterrupted":
-            interrupted = dict(list({**memory.interrupted, digest: 1}.items())[-_KEPT:])
-            self._keep(msgspec.structs.replace(memory, interrupted=interrupted))
+        save_memory(self.root, self.memory().after(digest, failure))
         if reason in ("OsReturned", "OsInterrupted"):
             log.warning("os.returned", reason=reason, digest=digest)
         self._say(_failing(reason, failure.message))
@@ -373,19 +353,11 @@ class OsUpdater:
     def _interrupted(self, entry: Entry) -> int:
         return self.memory().interrupted.get(entry.operation.desired_digest, 0)
 
-    def _forget_interrupted(self, digest: str) -> None:
-        memory = self.memory()
-        if digest in memory.interrupted:
-            kept = {key: count for key, count in memory.interrupted.items() if key != digest}
-            self._keep(msgspec.structs.replace(memory, interrupted=kept))
-
     def _hear_retries(self) -> None:
         memory, wanted = self.memory(), self._wanted.os
         if wanted is not None and wanted.retry_failed > memory.retries:
-            self._keep(OsMemory(retries=wanted.retry_failed, armed_in=memory.armed_in))
-
-    def _keep(self, memory: OsMemory) -> None:
-        self.root.write(paths.OS_MEMORY, msgspec.json.encode(memory), mode=0o600)
+            fresh = OsMemory(retries=wanted.retry_failed, armed_in=memory.armed_in)
+            save_memory(self.root, fresh)
 
     # -- looking and telling -----------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import pytest
 
 from skerry.agent import paths
 from skerry.agent.journal import Entry, EventLog, Journal
-from skerry.agent.osupdate import OsMemory
+from skerry.agent.osmemory import OsMemory
 from skerry.lib import pki
 from skerry.plan import steps as do
 from skerry.plan.osupdate import STAGE_OS, SlotState
