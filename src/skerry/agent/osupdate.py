@@ -302,7 +302,10 @@ class OsUpdater:
 
     async def _lacking(self, step: do.GateHost) -> str:
         """What was healthy before and is not now, in words; empty when nothing is."""
-        found = {item.type: item for item in await self.health()}
+        try:
+            found = {item.type: item for item in await self.health()}
+        except SkerryError as exc:
+            return exc.message
         for kind in step.healthy:
             item = found.get(kind)
             if item is None or item.status != "True":
@@ -366,7 +369,11 @@ class OsUpdater:
             return await self.turn()
         except OSError as exc:
             self._say(_failing("HostError", str(exc)))
-            return self._rest()
+        except Exception as exc:
+            # It must not take the other halves down with it, least of all on trial.
+            log.exception("os.defect")
+            self._say(_failing("AgentError", f"{type(exc).__name__} in the agent; see its log"))
+        return self._rest()
 
     async def _look(self) -> OsObserved:
         async with self._busy:
