@@ -131,6 +131,7 @@ class OsUpdater:
 
     async def turn(self) -> float:
         """One round; seconds until the next."""
+        wake = self.wake
         try:
             self._wanted = await wanted_os(
                 self.root, self.content, self.identity, architecture=self.architecture
@@ -139,9 +140,8 @@ class OsUpdater:
             observed = await self._look()
             move = self._plan(observed)
             if isinstance(move, FetchImage) and self._wanted.os is not None:
-                self._say(_updating(f"OS image {self._wanted.os.version} is being fetched"))
-                await self.fetch(self.root, self.content, self._wanted.os.artifact)
-                self._fetched = self._wanted.os.artifact.digest
+                if not await self._fetch(self._wanted.os, wake):
+                    return 0.0
                 move = self._plan(observed)
         except SkerryError as exc:
             self._say(_failing(exc.reason or "AgentError", exc.message))
@@ -374,6 +374,27 @@ class OsUpdater:
             log.exception("os.defect")
             self._say(_failing("AgentError", f"{type(exc).__name__} in the agent; see its log"))
         return self._rest()
+
+    async def _fetch(self, wanted: DesiredOs, wake: anyio.Event) -> bool:
+        """Bring an image here; False when news came first. What is here already stays."""
+        self._say(_updating(f"OS image {wanted.version} is being fetched"))
+        failure: SkerryError | None = None
+        async with anyio.create_task_group() as tg:
+
+            async def interrupt() -> None:
+                await wake.wait()
+                tg.cancel_scope.cancel()
+
+            tg.start_soon(interrupt)
+            try:
+                await self.fetch(self.root, self.content, wanted.artifact)
+                self._fetched = wanted.artifact.digest
+            except SkerryError as exc:
+                failure = exc
+            tg.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return self._fetched == wanted.artifact.digest
 
     async def _look(self) -> OsObserved:
         async with self._busy:
