@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.kairos import KairosEngine
 from skerry.agent.osengine.kairos_guards import upgrade_config
 from skerry.agent.osengine.kairos_measure import measure
-from skerry.agent.osengine.kairos_state import ImageFacts
+from skerry.agent.osengine.kairos_state import ImageFacts, parse_env
 from skerry.builder.cache import default_cache
 from skerry.builder.gomodules import machine_architecture
 from skerry.builder.kairos import AGENT, kairos_program
@@ -209,6 +210,7 @@ async def test_an_upgrade_from_the_passive_slot_keeps_it(host: KairosHost) -> No
     assert (await engine_of(host).describe()).version == "4.0.0"
 
 
+@pytest.mark.long
 async def test_an_upgrade_that_was_killed_is_done_again(host: KairosHost) -> None:
     image = deliver(host, "5.0.0", payload_mib=24)
     await engine_of(host).stage(image)
@@ -235,6 +237,7 @@ async def test_an_upgrade_that_was_killed_is_done_again(host: KairosHost) -> Non
     assert (await engine_of(host).describe()).problems == ()
 
 
+@pytest.mark.long
 async def test_an_upgrade_that_fails_leaves_the_running_image_as_the_next(host: KairosHost) -> None:
     image = deliver(host, "5.1.0", payload_mib=24)
     await engine_of(host).stage(image)
@@ -384,6 +387,23 @@ async def test_cloud_config_is_checked_before_it_is_kept(host: KairosHost) -> No
     assert host.root.read("/oem/91_skerry.yaml").decode() == good
     await host.runner.run(["kairos-agent", "run-stage", "boot"], timeout_s=60)
     assert host.root.exists("/run/it-ran")
+
+
+async def test_the_overlay_keeps_folders_by_the_words_of_kairos(host: KairosHost) -> None:
+    text = (files("skerry.builder") / "data/kairos/system/oem/50_skerry.yaml").read_bytes()
+    host.root.write("/run/overlay/50_skerry.yaml", text)
+    host.root.write("/run/cos/extra-layout.env", b'PERSISTENT_STATE_PATHS="/snap"\n')
+
+    await host.runner.run(
+        [
+            *("kairos-agent", "run-stage", "--strict"),
+            *("--override-cloud-init-paths", "/run/overlay", "rootfs"),
+        ],
+        timeout_s=60,
+    )
+
+    found = parse_env(host.root.read("/run/cos/extra-layout.env").decode())
+    assert found == {"PERSISTENT_STATE_PATHS": "/snap /var/lib/skerry /etc/skerry"}
 
 
 async def test_a_reset_is_believed_when_it_shows(host: KairosHost) -> None:
