@@ -41,6 +41,7 @@ spec:
   base: {asOf: 2026-11-25}
   kernel: {package: linux-image-cloud-amd64}
   agent: false
+  sizes: {espMib: 96, bootMib: 64, rootMib: 256, stateMib: 64}
   files:
   - {path: /etc/motd, source: motd}
 """
