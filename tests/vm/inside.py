@@ -11,19 +11,18 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
 import msgspec
+from tests.vm.told import Told
 
 from skerry.agent.osengine.ab import AbEngine
 from skerry.lib.clock import SystemClock
 from skerry.lib.files import DiskRoot
-from skerry.lib.proc import FakeRunner, Result
 from skerry.lib.volumes import DiskVolumes
 from skerry.model.artifact import ArtifactRef
-from skerry.model.osimage import OsImageInfo, parse_os_image
+from skerry.model.osimage import parse_os_image
 from skerry.plan.bootentries import counted, first_to_start, parse_name
 
 MARK_AT = 512 * 1024
@@ -64,20 +63,11 @@ def mark(text: str) -> None:
         os.close(disk)
 
 
-def mount(argv: Sequence[str]) -> Result:
-    how = argv[2].removeprefix("remount,")
+def remount(how: str) -> None:
     command("mount", "-o", f"remount,{how}", str(BASE / "boot"))
-    say("/proc/mounts", f"/dev/vda2 /boot vfat {how},nodev 0 0\n")
-    return Result(tuple(argv), 0, "", "")
 
 
-def say(path: str, text: str) -> None:
-    place = BASE / path[1:]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text)
-
-
-def set_up() -> None:
+def set_up() -> Told:
     for folder in (LABELS, BASE / "boot", BASE / "var/lib/skerry"):
         folder.mkdir(parents=True)
     for place in Path("/sys/class/block").iterdir():
@@ -88,27 +78,9 @@ def set_up() -> None:
             str(LABELS / "skerry-boot"), str(BASE / "boot"))  # fmt: skip
     command("mount", "-t", "ext4", "-o", "noatime", str(LABELS / "skerry-state"),
             str(BASE / "var/lib/skerry"))  # fmt: skip
-    say("/proc/mounts", "/dev/vda2 /boot vfat ro,nodev 0 0\n")
-
-
-def runs(slot: str, info: OsImageInfo) -> None:
-    """The machine was started from a slot."""
-    for name in ("a", "b"):
-        for label in (f"skerry-{name}", f"skerry-{name}-verity"):
-            device = os.path.basename(os.path.realpath(LABELS / label))
-            say(f"/sys/class/block/{device}/uevent", f"PARTNAME={label}\n")
-            slave = BASE / f"sys/dev/block/253:0/slaves/{device}"
-            if name == slot:
-                slave.mkdir(parents=True)
-            elif slave.exists():
-                slave.rmdir()
-    say("/proc/self/mountinfo", "20 1 253:0 / / ro - erofs /dev/mapper/root ro\n")
-    say(
-        "/proc/cmdline",
-        f"roothash={info.root_hash} systemd.verity_root_data=/dev/disk/by-uuid/{info.root_uuid}"
-        f" systemd.verity_root_hash=/dev/disk/by-uuid/{info.verity_uuid}\n",
-    )
-    say("/proc/sys/kernel/random/boot_id", f"{slot}{info.version}\n")
+    slots = [f"skerry-{slot}{part}" for slot in "ab" for part in ("", "-verity")]
+    devices = {label: os.path.basename(os.path.realpath(LABELS / label)) for label in slots}
+    return Told(BASE, devices, remount)
 
 
 def count_down() -> None:
@@ -122,12 +94,10 @@ def count_down() -> None:
     command("mount", "-o", "remount,ro", str(BASE / "boot"))
 
 
-def engine(job: Path) -> AbEngine:
-    runner = FakeRunner()
-    runner.answer_with("mount", answer=mount)
+def engine(job: Path, told: Told) -> AbEngine:
     return AbEngine(
         root=DiskRoot(str(BASE)),
-        runner=runner,
+        runner=told.runner(),
         volumes=DiskVolumes(folder=str(LABELS)),
         content=Store(job),
         clock=SystemClock(),
@@ -139,23 +109,23 @@ async def acts(job: Path) -> None:
     refs = msgspec.json.decode((job / "refs.json").read_bytes(), type=list[ArtifactRef])
     infos = [parse_os_image((job / name).read_bytes()) for name in json.loads(
         (job / "infos.json").read_text())]  # fmt: skip
-    set_up()
-    runs("a", infos[0])
+    told = set_up()
+    told.runs("a", infos[0])
     for number, (here, there, last) in enumerate((("a", "b", "confirm"), ("b", "a", "roll_back"))):
         ref, info = refs[number + 1], infos[number + 1]
         mark(f"stage {number}")
-        await engine(job).stage(ref)
+        await engine(job, told).stage(ref)
         mark(f"staged {number}")
-        await engine(job).activate(ref, trial_s=600)
+        await engine(job, told).activate(ref, trial_s=600)
         mark(f"activated {number}")
         count_down()
-        runs(there, info)
+        told.runs(there, info)
         mark(f"{last} {number}")
-        await getattr(engine(job), last)()
+        await getattr(engine(job, told), last)()
         mark(f"{last}-done {number}")
         if last == "roll_back":
-            runs(here, infos[number])
-    seen = await engine(job).describe()
+            told.runs(here, infos[number])
+    seen = await engine(job, told).describe()
     mark("end")
     print(msgspec.json.encode(seen).decode())
     for folder in ("boot", "var/lib/skerry"):

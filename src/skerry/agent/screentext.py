@@ -83,7 +83,8 @@ def registration_address(status: LocalStatus) -> str:
     asked = {"code": status.registration_code, "fingerprint": status.fingerprint[:_FINGERPRINT]}
     if status.host_name:
         asked["host"] = status.host_name
-    return f"{status.manager}/register?{urlencode(asked)}"
+    # The manager's address was typed by a person or came from a stick.
+    return clean(f"{status.manager}/register?{urlencode(asked)}")
 
 
 def clean(text: str, limit: int = 400) -> str:

@@ -171,14 +171,15 @@ class Machine:
         async with self._shell_free:
             self._asked += 1
             mark = f"lab{os.getpid()}x{self._asked}"
-            packed = base64.b64encode(script.encode()).decode()
-            # A line of its own first: what a cut-off script left must not swallow this one. The
-            # quotes keep a terminal that still echoes from answering in the shell's place.
-            asked = (
-                f"\n(echo {packed} | base64 -d >/tmp/.{mark}; sh /tmp/.{mark} >/tmp/.{mark}o 2>&1"
-                f" </dev/null; code=$?; echo; echo {mark}-'BEGIN' $code;"
-                f" base64 /tmp/.{mark}o; echo {mark}-'END'; rm -f /tmp/.{mark}*)\n"
+            place = f"/tmp/.{mark}"  # noqa: S108 - of the guest
+            inner = (
+                f"echo {_packed(script)} | base64 -d >{place}; sh {place} >{place}o 2>&1"
+                f" </dev/null; code=$?; echo; echo {mark}-BEGIN $code; base64 {place}o;"
+                f" echo {mark}-END; rm -f {place} {place}o"
             )
+            # One line without quotes or brackets: a part of it that is lost while the shell begins
+            # must not swallow the next one. A terminal that echoes does not say the marks.
+            asked = f"\necho {_packed(inner)} | base64 -d | sh\n"
             try:
                 with anyio.fail_after(timeout_s):
                     answer = await self._ask(asked, mark)
@@ -267,3 +268,7 @@ class Machine:
         return HostFailed(
             f"machine {self.spec.name} {what}\n{said}", hint=f"see {self.spec.folder}"
         )
+
+
+def _packed(script: str) -> str:
+    return base64.b64encode(script.encode()).decode()

@@ -25,6 +25,7 @@ _SHELL_UNIT = """\
 [Unit]
 Description=Shell of the lab on the second serial port
 DefaultDependencies=no
+ConditionPathExists=!/etc/initrd-release
 StartLimitIntervalSec=0
 [Service]
 ExecStart=/bin/sh -c "stty -F /dev/ttyS1 raw -echo && exec /bin/sh </dev/ttyS1 >/dev/ttyS1 2>&1"
@@ -96,7 +97,8 @@ def shell_credentials() -> dict[str, bytes]:
     """Credentials that make systemd (257 and later) open a root shell for `Machine.sh`."""
     return {
         "systemd.extra-unit.skerry-lab-shell.service": _SHELL_UNIT.encode(),
-        "systemd.unit-dropin.basic.target": _SHELL_WANTED.encode(),
+        # Of the system itself: what the initrd reached already is not wanted again.
+        "systemd.unit-dropin.multi-user.target": _SHELL_WANTED.encode(),
     }
 
 

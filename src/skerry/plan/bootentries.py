@@ -18,7 +18,8 @@ IMAGES = "EFI/skerry"
 TRIES = 3
 MAX_ENTRY_BYTES = 16 * 1024
 
-_NAME = re.compile(r"skerry-(\d{6})(?:\+(\d{1,2})(?:-(\d{1,2}))?)?\.conf")
+_NAME = re.compile(r"skerry-(\d{6})(?:\+(\d{1,2})(?:-(\d{1,6}))?)?\.conf")
+_GIVEN_UP = 50
 _MARK = "# skerry "
 
 
@@ -65,12 +66,21 @@ class EntryName(Record, frozen=True, kw_only=True):
 
     @property
     def rolled_back(self) -> bool:
-        """A verdict, not used up tries: the loader counts to `TRIES`, `returned` goes above."""
+        """Not the last try that may be running: given up, or started after its tries."""
         return self.left == 0 and self.done > TRIES
+
+    def started_as(self, selected: EntryName | None) -> bool:
+        """Whether the loader started the entry by this very name, which it may have told before
+        or after it counted; not so for one that was renamed since."""
+        return (
+            selected is not None
+            and (selected.generation, selected.left) == (self.generation, self.left)
+            and self.done - selected.done in (0, 1)
+        )
 
     def returned(self) -> EntryName:
         """The name of an entry that had its chance."""
-        return EntryName(generation=self.generation, left=0, done=TRIES + 1 + self.done % TRIES)
+        return EntryName(generation=self.generation, left=0, done=_GIVEN_UP)
 
 
 def parse_name(file: str) -> EntryName | None:

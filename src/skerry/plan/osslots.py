@@ -39,7 +39,7 @@ class SlotNote(Record, frozen=True, kw_only=True):
 @dataclass(frozen=True, slots=True)
 class RunningSystem:
     """What the kernel says of itself. `devices` are the partitions that the root lies on and
-    `labels` their labels, `loaded` the generation of the entry that was started (0: unknown)."""
+    `labels` their labels, `loaded` the entry that was started (None: unknown)."""
 
     root_hash: str = ""
     root_uuid: str = ""
@@ -47,7 +47,7 @@ class RunningSystem:
     recovery: bool = False
     labels: frozenset[str] = frozenset()
     devices: tuple[str, ...] = ()
-    loaded: int = 0
+    loaded: EntryName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,8 @@ def running_slot(
     running, problems = by_device[0], []
     if system.root_hash and running not in by_content:
         problems.append(f"slot {running}, which runs, was changed on the disk")
-    chosen = next((item.entry for item in entries if item.name.generation == system.loaded), None)
+    loaded = system.loaded.generation if system.loaded else 0
+    chosen = next((item.entry for item in entries if item.name.generation == loaded), None)
     if chosen is not None and chosen.slot != running:
         problems.append(f"the loader started slot {chosen.slot}, but slot {running} runs")
     return running, tuple(problems)

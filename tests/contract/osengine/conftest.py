@@ -10,17 +10,22 @@ from typing import Protocol
 
 import pytest
 from tests.contract.osengine.appliance import Appliance
+from tests.contract.osengine.kairosmachine import KairosMachine
 from tests.contract.osengine.made import Image, Shelf, make_image
 
 from skerry.agent.osengine.engine import OsEngine
 from skerry.agent.osengine.fake import FakeOsEngine
 from skerry.lib.memory_files import MemoryRoot
+from skerry.plan.bootentries import TRIES
 
 OLD, NEW, LATER = make_image("1.0.0"), make_image("1.1.0"), make_image("1.2.0")
 
 
 class Machine(Protocol):
-    """A simulated machine around an engine. It runs `OLD`, confirmed, in its first slot."""
+    """A simulated machine around an engine. It runs `OLD`, confirmed, in its first slot. `tries`:
+    how many starts an image on trial has."""
+
+    tries: int
 
     @property
     def engine(self) -> OsEngine: ...
@@ -35,6 +40,8 @@ class Machine(Protocol):
 
 
 class AbMachine:
+    tries = TRIES
+
     def __init__(self) -> None:
         self.inner = Appliance((OLD, NEW, LATER))
         self.inner.install(OLD)
@@ -52,6 +59,8 @@ class AbMachine:
 
 
 class FakeMachine:
+    tries = TRIES
+
     def __init__(self) -> None:
         root = MemoryRoot()
         self.engine = FakeOsEngine(
@@ -69,7 +78,11 @@ class FakeMachine:
         self.engine.faults.unbootable = frozenset({image.info.version})
 
 
-MACHINES: dict[str, Callable[[], Machine]] = {"ab": AbMachine, "fake": FakeMachine}
+MACHINES: dict[str, Callable[[], Machine]] = {
+    "ab": AbMachine,
+    "fake": FakeMachine,
+    "kairos": lambda: KairosMachine(OLD, NEW, LATER),
+}
 
 
 @pytest.fixture(params=sorted(MACHINES))

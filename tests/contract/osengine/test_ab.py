@@ -264,13 +264,64 @@ async def test_a_wrecked_boot_image_is_said_at_once(
 
 
 async def test_nothing_is_staged_while_the_running_slot_could_not_start(machine: Appliance) -> None:
-    await updated(machine)
-    flip(machine, place_of("b", NEW), 700)
+    text = machine.root.files[ENTRY].decode()
+    machine.root.files[ENTRY] = text.replace(f'"image":"{OLD.ref.digest}",', "").encode()
+    machine.root.files[place_of("a", OLD)] = b"rotten"
     machine.new_process()
 
     failed = await refusal(machine, LATER)
 
     assert failed.reason == OsReason.BOOT_PARTITION_BROKEN
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_rotten_boot_image_is_mended_before_the_other_slot_is_touched(
+    machine: Appliance, fresh: bool
+) -> None:
+    running, image = ("a", OLD) if fresh else ("b", NEW)
+    if not fresh:
+        await updated(machine)
+    machine.root.files[place_of(running, image)] = b"rotten"
+    machine.new_process()
+
+    await machine.engine.stage(LATER.ref)
+
+    assert machine.root.files[place_of(running, image)] == image.uki
+    assert (await describe(machine)).problems == ()
+
+
+async def test_a_given_up_slot_that_runs_alone_can_be_left_by_another_update(
+    machine: Appliance,
+) -> None:
+    await armed(machine)
+    machine.boot()
+    await machine.engine.roll_back()
+    machine.volumes.kept["skerry-a"][9000] ^= 1
+    assert machine.boot() == "b"
+    slot = (await describe(machine)).slot("b")
+    assert slot is not None
+    assert slot.state is SlotState.BAD
+    machine.hang = frozenset({"1.2.0"})
+
+    await machine.engine.stage(LATER.ref)
+    await machine.engine.activate(LATER.ref, trial_s=600)
+
+    check_disk(machine)
+    assert machine.boot() == "b"
+    slot = (await describe(machine)).slot("b")
+    assert slot is not None
+    assert slot.state is SlotState.GOOD
+
+
+async def test_a_slot_given_up_in_this_boot_is_not_blessed_by_another_update(
+    machine: Appliance,
+) -> None:
+    await armed(machine)
+    machine.boot(lost=2)
+    await machine.engine.roll_back()
+
+    assert (await refusal(machine, LATER)).reason == OsReason.OS_BUSY
+    assert machine.boot() == "a"
 
 
 async def test_the_running_boot_image_is_mended_by_its_own_image(machine: Appliance) -> None:

@@ -4,6 +4,7 @@ A script of its own, because each agent is a real process: it is forked from her
 with SIGKILL, and another one is started on what it left. Prints one JSON object per death.
 
     python -m tests.integration.agent.dying upgrade FOLDER HOW BAD
+    python -m tests.integration.agent.dying os FOLDER HOW
     python -m tests.integration.agent.dying enrol FOLDER HOW URL CA-FILE TOKEN
 
 HOW is `torn` (killed halfway through a write, the kernel lives on) or `power` (power is lost after
@@ -27,13 +28,16 @@ from typing import Any
 import anyio
 import msgspec
 import structlog
+from tests.unit.agent.os_machine import OsMachine
 from tests.unit.agent.test_work import NEW, OLD, Bench
 from tests.unit.lib.forgetful import ForgetfulDisk
 
 from skerry.agent import accept, paths
 from skerry.agent.causes import ChannelFailed
 from skerry.agent.core import Parts, run_agent
+from skerry.agent.facts import architecture
 from skerry.agent.identity import Identity, load_identity, save_identity
+from skerry.agent.osengine.fake import FakeOsEngine
 from skerry.agent.register import prepare
 from skerry.agent.sync import LocalStatus
 from skerry.lib.clock import SystemClock
@@ -43,11 +47,19 @@ from skerry.sim.engine import KeptEngine
 from skerry.sim.machines import Machine, MachineRunner, shape_files, shapes
 
 LIMIT_S = 30
+NEW_OS = "2.0.0"
+_SPEED = 400.0
 Done = Callable[[LocalStatus], bool]
 
 
 class FastClock(SystemClock):
-    """Pauses take no time; the hour is the true one."""
+    """Pauses take no time; the hour is the true one. `speed` is how fast waiting goes by."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self.speed = speed
+
+    def monotonic(self) -> float:
+        return super().monotonic() * self.speed
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(min(seconds, 0.002))
@@ -144,6 +156,7 @@ class Scene:
     machine: Machine
     online: bool = False
     bad: bool = False
+    system: bool = False
 
 
 def live(scene: Scene, folder: Path, *, at: int, how: str, left: Path) -> int:
@@ -172,11 +185,14 @@ async def _live(scene: Scene, folder: Path, at: int, how: str, left: Path) -> No
     if disk is not None:
         disk.watch()
     root = DyingRoot(DiskRoot(str(folder)), at=at, die=die, torn=how == "torn")
-    clock = FastClock()
+    clock = FastClock(_SPEED if scene.system else 1.0)
     more: dict[str, Any] = {} if scene.online else {"channel": lambda *_: NoLine()}
+    down = [anyio.Event()]
+    if scene.system:
+        more["os_engine"] = lambda _: loader(root)
     parts = Parts(
         root=root,
-        runner=MachineRunner(scene.machine),
+        runner=MachineRunner(scene.machine, lambda: down[0].set()),
         clock=clock,
         engine=lambda _: KeptEngine(root, clock, bad_updates=scene.bad, step_s=0),
         idle_s=0.01,
@@ -184,8 +200,18 @@ async def _live(scene: Scene, folder: Path, at: int, how: str, left: Path) -> No
         **more,
     )
     limit = time.monotonic() + LIMIT_S
+
+    async def machine_runs() -> None:
+        while True:
+            async with anyio.create_task_group() as boot:
+                boot.start_soon(run_agent, parts)
+                await down[0].wait()
+                boot.cancel_scope.cancel()
+            down[0] = anyio.Event()
+            loader(DiskRoot(str(folder))).start()
+
     async with anyio.create_task_group() as tg:
-        tg.start_soon(run_agent, parts)
+        tg.start_soon(machine_runs)
         while True:
             await anyio.sleep(0.005)
             status = status_of(folder)
@@ -194,6 +220,11 @@ async def _live(scene: Scene, folder: Path, at: int, how: str, left: Path) -> No
             if time.monotonic() > limit:
                 raise TimeoutError(f"not done after {LIMIT_S} s: {status}")
         tg.cancel_scope.cancel()
+
+
+def loader(root: Any) -> FakeOsEngine:
+    """The machine's slots, and what starts of them."""
+    return FakeOsEngine(root, architecture=architecture())
 
 
 def status_of(folder: Path) -> LocalStatus | None:
@@ -215,6 +246,8 @@ def die_everywhere(
         died = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         if died:
             found = left if how == "power" else folder
+            if here.system and how == "power":
+                loader(DiskRoot(str(found))).start()
             status = live(here, found, at=0, how=how, left=left)
         else:
             found = folder
@@ -244,8 +277,18 @@ def end_of(folder: Path) -> dict[str, Any]:
         "layers": [item.name for item in kubernetes.layers] if kubernetes else [],
         "failed_digests": list(kubernetes.failed) if kubernetes else [],
         "reconciled": reasons.get("Reconciled", ""),
+        "os": _system_of(status),
+        "os_reason": reasons.get("OsUpdated", ""),
         "cause": why(status.conditions, {}).reason if status else "",
     }
+
+
+def _system_of(status: LocalStatus | None) -> list[Any]:
+    """Version, whether it is on trial, and what failed; which slot it is in may differ."""
+    if status is None or status.report is None:
+        return []
+    os_state = status.report.os
+    return [os_state.version, os_state.on_trial, list(os_state.failed)]
 
 
 def machine(number: int) -> Machine:
@@ -283,11 +326,30 @@ def upgrade(base: Path, *, bad: bool) -> Scene:
     return Scene(done=done, machine=first.machine, bad=bad)
 
 
+def os_update(base: Path) -> Scene:
+    """A host that runs its disk's OS and was told another."""
+    bench = OsMachine()
+    root = DiskRoot(str(base))
+    bench.assign(None)
+    _lay_down(bench, root)
+    first = Scene(
+        done=lambda s: s.acknowledged_epoch == 1 and _rests(s), machine=machine(0), system=True
+    )
+    put_machine(base, first.machine)
+    if live(first, base, at=0, how="", left=base):
+        raise SystemExit("the host does not come up")
+    bench.assign(bench.image(NEW_OS))
+    _lay_down(bench, root)
+    return Scene(
+        done=lambda s: s.acknowledged_epoch == 2 and _rests(s), machine=first.machine, system=True
+    )
+
+
 def _rests(status: LocalStatus) -> bool:
     return status.report is not None and status.report.progress is None
 
 
-def _lay_down(bench: Bench, root: DiskRoot) -> None:
+def _lay_down(bench: Bench | OsMachine, root: DiskRoot) -> None:
     """What a bundle and a registration would have left on the host's disk."""
     for path, data in bench.root.files.items():
         root.write(path, data, mode=0o600)
@@ -301,6 +363,9 @@ def main(argv: list[str]) -> None:
     base.mkdir(parents=True)
     if what == "upgrade":
         die_everywhere(upgrade(base, bad=argv[3] == "bad"), base, work, how, None)
+        return
+    if what == "os":
+        die_everywhere(os_update(base), base, work, how, None)
         return
     url, authority, token = argv[3], Path(argv[4]).read_text(), argv[5]
 

@@ -61,6 +61,20 @@ async def test_an_upgrade_that_dies_at_any_write_ends_the_same(how: str, bad: st
     assert len(found) > 30
 
 
+@pytest.mark.parametrize("how", ["power", pytest.param("torn", marks=pytest.mark.long)])
+async def test_an_os_update_that_dies_at_any_write_ends_the_same(how: str) -> None:
+    with tempfile.TemporaryDirectory(dir=FAST) as place:
+        found = await deaths("os", f"{place}/d", how)
+
+    all_came_back(found)
+    wanted = {key: found[-1][key] for key in (*END, "os", "os_reason")}
+    assert (wanted["os"], wanted["os_reason"]) == (["2.0.0", False, []], "Ready")
+    assert not wanted["journal"]
+    for item in found:
+        assert {key: item[key] for key in wanted} == wanted, f"died at change {item['at']}"
+    assert len(found) > 20
+
+
 @pytest.mark.parametrize("how", ["torn", "power"])
 async def test_an_enrolment_that_dies_at_any_write_makes_one_host_and_uses_one_token(
     manager: Manager, tmp_path: Path, how: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import segno
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry.agent import paths
@@ -38,6 +38,7 @@ TEXTS = st.text(max_size=120) | st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     TEXTS,
     TEXTS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,6 +157,7 @@ def test_a_files_place_follows_links_inside_the_tree_only(tmp_path: Path) -> Non
             inside(tmp_path, path)
 
 
+@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is the second reader")
 def test_equal_folders_make_equal_archives_that_cpio_reads(tmp_path: Path) -> None:
     for name in ("one", "two"):
         tree = tmp_path / name
@@ -307,6 +309,7 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         keys.open_keys(tmp_path / "keys")
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is the second reader")
 def test_a_signed_list_verifies_with_its_signer_and_holds_the_certificate(tmp_path: Path) -> None:
     keys.create_keys(tmp_path / "keys", organisation="Shop", now=NOW)
     online = tmp_path / "keys/online"

@@ -171,7 +171,7 @@ def test_the_device_says_which_slot_runs_and_the_rest_is_compared() -> None:
         root_uuid=ONE,
         verity_uuid=TWO,
         labels=frozenset({"skerry-a", "skerry-a-verity"}),
-        loaded=4,
+        loaded=EntryName(generation=4),
     )
 
     assert running_slot(system, slots, (entry("a", 4),)) == ("a", ())

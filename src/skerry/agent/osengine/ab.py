@@ -15,6 +15,20 @@ import msgspec
 
 from skerry.agent.content import Content
 from skerry.agent.osengine import slotdisk
+from skerry.agent.osengine.abchecks import (
+    changed,
+    check_generation,
+    idle_of,
+    invalid,
+    is_armed,
+    noted,
+    reference_to,
+    require_fallback,
+    require_other,
+    running_of,
+    trial_entry,
+    unreadable,
+)
 from skerry.agent.osengine.abmeasure import AbMeasure, Measured, note_path
 from skerry.agent.osengine.bootfiles import RESET, BootFiles
 from skerry.agent.osengine.engine import OsEngineFailed, OsReason
@@ -65,11 +79,12 @@ class AbEngine:
     async def stage(self, image: ArtifactRef) -> None:
         async with self._changing:
             seen = await self._seen()
-            idle = _idle(seen)
-            info = _noted(seen, image) or await self._artifacts.info(image)
+            idle = idle_of(seen)
+            info = noted(seen, image) or await self._artifacts.info(image)
             if info.root_hash == seen.system.root_hash:
                 await self._adopt_running(seen, image, info)
                 return
+            seen = await self._secured(seen)
             await self._accept(seen, info, idle)
             if not await self._already(seen, image, info, idle):
                 await self._fill(seen, image, info, idle)
@@ -79,15 +94,15 @@ class AbEngine:
         async with self._changing:
             seen = await self._seen()
             observed = seen.observed
-            idle = _idle(seen)
+            idle = idle_of(seen)
             if observed.image == image.digest:
                 return
-            _require_fallback(seen)
-            entry = _entry_for(seen, idle, image, trial_s=trial_s)
+            require_fallback(seen)
+            entry = trial_entry(seen, idle, image, trial_s=trial_s)
             self._boot.look_again()
             self._check_uki(idle, entry)
             present = seen.entry(idle)
-            if present is not None and _armed(present.name, seen) and present.entry == entry:
+            if present is not None and is_armed(present.name, seen) and present.entry == entry:
                 others = [item for item in seen.of_slot(idle) if item != present]
             else:
                 entry = msgspec.structs.replace(entry, generation=seen.newest + 1)
@@ -101,27 +116,14 @@ class AbEngine:
 
     async def confirm(self) -> None:
         async with self._changing:
-            seen = await self._seen()
-            running = _running(seen)
-            entry = self._confirmed(seen, running)
-            name = EntryName(generation=entry.generation)
-            stale = [item.file for item in seen.of_slot(running) if item.file != name.file]
-            whole = any(item.name == name and item.entry == entry for item in seen.entries)
-            if whole and not stale:
-                return
-            async with self._boot.writable():
-                # First the name that stays: a cut in between leaves both, never none.
-                if not whole:
-                    self._boot.write_entry(name, entry)
-                for file in stale:
-                    self._boot.remove_entry(file)
+            await self._confirm(await self._seen())
 
     async def roll_back(self) -> None:
         async with self._changing:
             seen = await self._seen()
             for slot in seen.observed.slots:
                 if slot.state is SlotState.TRIAL:
-                    _require_other(seen, slot.name)
+                    require_other(seen, slot.name)
                     await self._return(seen, slot.name)
 
     async def reset(self, *, keep_identity: bool) -> None:
@@ -133,9 +135,60 @@ class AbEngine:
     async def _seen(self) -> Measured:
         return await anyio.to_thread.run_sync(self._measure.now)
 
+    async def _confirm(self, seen: Measured) -> None:
+        running = running_of(seen)
+        entry = self._confirmed(seen, running)
+        name = EntryName(generation=entry.generation)
+        stale = [item.file for item in seen.of_slot(running) if item.file != name.file]
+        whole = any(item.name == name and item.entry == entry for item in seen.entries)
+        if whole and not stale:
+            return
+        async with self._boot.writable():
+            # First the name that stays: a cut in between leaves both, never none.
+            if not whole:
+                self._boot.write_entry(name, entry)
+            for file in stale:
+                self._boot.remove_entry(file)
+
+    async def _secured(self, seen: Measured) -> Measured:
+        """The running slot as something to return to, where that can be mended.
+
+        A boot image that rotted is written anew. A slot that was given up and runs all the same,
+        because the other one did not start, counts as confirmed before the other one is written:
+        of two slots without tries the loader would choose the newer, whatever it is.
+        """
+        running = running_of(seen)
+        found = seen.entry(running)
+        if found is None or found.entry is None:
+            return seen
+        if seen.facts[running].uki_trouble:
+            await self._mend(seen, running, found.entry)
+            seen = await self._seen()
+        if found.name.rolled_back and found.name.started_as(seen.system.loaded):
+            await self._confirm(seen)
+            seen = await self._seen()
+        return seen
+
+    async def _mend(self, seen: Measured, running: str, entry: BootEntry) -> None:
+        """Write the running slot's boot image again. Raises when its image cannot be had."""
+        note = seen.facts[running].note
+        if note is not None and note.info.root_hash == entry.root_hash:
+            info = note.info
+        elif entry.image:
+            info = await self._artifacts.info(reference_to(entry, self.architecture))
+        else:
+            return
+        if entry.uki_digest in ("", info.uki.digest):
+            source = await self._artifacts.fetch(info.uki)
+            async with self._boot.writable():
+                await anyio.to_thread.run_sync(
+                    self._boot.write_uki, entry.uki, source, info.uki.digest
+                )
+            self._artifacts.drop(info)
+
     async def _accept(self, seen: Measured, info: OsImageInfo, idle: str) -> None:
         """Refuse before anything is lost. Raises OsEngineFailed."""
-        _require_fallback(seen)
+        require_fallback(seen)
         trouble = seen.facts[idle].trouble or self._measure.disk_trouble(seen.system)
         if trouble:
             raise OsEngineFailed(OsReason.SLOT_UNREADABLE, f"slot {idle} is not written: {trouble}")
@@ -147,11 +200,11 @@ class AbEngine:
                 hint="assign an image that was built for this host",
                 retryable=False,
             )
-        _check_generation(seen, info)
+        check_generation(seen, info)
         for label, blob, _ in slotdisk.parts(idle, info):
             size = self._size(label)
             if blob.size_bytes % SECTOR or blob.size_bytes < 2 * DATA_SUPER:
-                raise _invalid(info, f"what belongs on {label} has {blob.size_bytes} bytes")
+                raise invalid(info, f"what belongs on {label} has {blob.size_bytes} bytes")
             if blob.size_bytes > size:
                 raise OsEngineFailed(
                     OsReason.IMAGE_TOO_LARGE,
@@ -166,7 +219,7 @@ class AbEngine:
         try:
             return self.volumes.size(label)
         except VolumeFailed as exc:
-            raise _unreadable(exc) from exc
+            raise unreadable(exc) from exc
 
     async def _already(
         self, seen: Measured, image: ArtifactRef, info: OsImageInfo, idle: str
@@ -185,7 +238,7 @@ class AbEngine:
             if not await anyio.to_thread.run_sync(slotdisk.holds, self.volumes, idle, info):
                 return False
         except VolumeFailed as exc:
-            raise _unreadable(exc) from exc
+            raise unreadable(exc) from exc
         self._write_note(SlotNote(slot=idle, image=image.digest, info=info, complete=True))
         return True
 
@@ -206,7 +259,7 @@ class AbEngine:
         try:
             await anyio.to_thread.run_sync(self._write_slot, info, paths, idle)
         except VolumeFailed as exc:
-            raise _unreadable(exc) from exc
+            raise unreadable(exc) from exc
         async with self._boot.writable():
             await anyio.to_thread.run_sync(
                 self._boot.write_uki, uki, paths[info.uki.digest], info.uki.digest
@@ -232,11 +285,11 @@ class AbEngine:
         data = slotdisk.superblock(self.root, paths[info.root.digest], DATA_SUPER)
         hashes = slotdisk.superblock(self.root, paths[info.verity.digest], VERITY_SUPER)
         if (erofs_uuid(data), verity_uuid(hashes)) != (info.root_uuid, info.verity_uuid):
-            raise _invalid(info, "its files are not named as its metadata says")
+            raise invalid(info, "its files are not named as its metadata says")
 
     async def _adopt_running(self, seen: Measured, image: ArtifactRef, info: OsImageInfo) -> None:
         """The image runs already: remember its name, and mend its boot image if that is damaged."""
-        running = _running(seen)
+        running = running_of(seen)
         found, uki = seen.entry(running), uki_name(running, info.root_hash)
         if found is not None and found.entry is not None:
             uki = found.entry.uki
@@ -244,7 +297,7 @@ class AbEngine:
         if digest != info.uki.digest:
             ours = image.digest == seen.observed.image
             if not ours:
-                raise _invalid(
+                raise invalid(
                     info, "it has the root that runs, but another boot image; give it a new version"
                 )
             source = await self._artifacts.fetch(info.uki)
@@ -273,7 +326,7 @@ class AbEngine:
         if found is not None and found.entry is not None:
             entry = found.entry
             if here != (entry.root_uuid, entry.verity_uuid):
-                raise _changed(running)
+                raise changed(running)
         else:
             entry = self._rebuilt(seen, running)
         self._boot.look_again()
@@ -297,7 +350,7 @@ class AbEngine:
         """The running slot's entry when the boot partition lost it."""
         facts, system, release = seen.facts[running], seen.system, release_of(self.root)
         if (facts.root_uuid, facts.verity_uuid) != (system.root_uuid, system.verity_uuid):
-            raise _changed(running)
+            raise changed(running)
         note = facts.note
         if note is not None and note.info.root_hash != system.root_hash:
             note = None
@@ -328,134 +381,3 @@ class AbEngine:
 
     def _write_note(self, note: SlotNote) -> None:
         self.root.write(note_path(note.slot), msgspec.json.encode(note), mode=0o600)
-
-
-def _running(seen: Measured) -> str:
-    if not seen.observed.running:
-        raise OsEngineFailed(
-            OsReason.OS_ENGINE_FAILED,
-            "which slot runs is not known, so no slot is touched",
-            hint="; ".join(seen.observed.problems),
-        )
-    return seen.observed.running
-
-
-def _idle(seen: Measured) -> str:
-    _running(seen)
-    return seen.observed.idle
-
-
-def _require_fallback(seen: Measured) -> None:
-    """The running slot must start again by itself before the other one is touched."""
-    running = _running(seen)
-    slot, facts, found = seen.observed.slot(running), seen.facts[running], seen.entry(running)
-    if slot is not None and slot.state in (SlotState.TRIAL, SlotState.BAD):
-        raise OsEngineFailed(
-            OsReason.OS_BUSY,
-            f"slot {running} runs without being confirmed; the other slot is what it returns to",
-            hint="wait until the update that is under way is confirmed or returned",
-        )
-    if found is None or found.entry is None or slot is None or facts.uki_trouble:
-        raise OsEngineFailed(
-            OsReason.BOOT_PARTITION_BROKEN,
-            f"slot {running}, which runs, could not be started again:"
-            f" {facts.uki_trouble or 'it has no boot entry'}",
-            hint="assign the image that runs again, so that its boot image is written anew",
-        )
-    if (facts.root_uuid, facts.verity_uuid) != (found.entry.root_uuid, found.entry.verity_uuid):
-        raise _changed(running)
-
-
-def _require_other(seen: Measured, trial: str) -> None:
-    """There must be something to return to."""
-    for slot in seen.observed.slots:
-        facts = seen.facts[slot.name]
-        whole = not facts.trouble and not facts.uki_trouble
-        if slot.name != trial and slot.state is SlotState.GOOD and whole:
-            return
-    raise OsEngineFailed(
-        OsReason.SLOT_UNREADABLE,
-        f"slot {trial} is not given up: there is no confirmed slot that could start instead",
-        hint="; ".join(seen.observed.problems) or "assign another image",
-    )
-
-
-def _noted(seen: Measured, image: ArtifactRef) -> OsImageInfo | None:
-    """What this host knows of an image without asking anyone: it wrote it before."""
-    notes = (facts.note for facts in seen.facts.values())
-    return next((x.info for x in notes if x and x.complete and x.image == image.digest), None)
-
-
-def _check_generation(seen: Measured, info: OsImageInfo) -> None:
-    confirmed = max(
-        (x.entry.policy_generation for x in seen.entries if x.entry and x.name.confirmed),
-        default=1,
-    )
-    if info.generation < confirmed:
-        raise OsEngineFailed(
-            OsReason.IMAGE_INVALID,
-            f"OS image {info.name} {info.version} belongs to generation {info.generation} of the"
-            f" policy key; this host confirmed generation {confirmed} and does not go below it",
-            hint="build the image again with the present policy key",
-            retryable=False,
-        )
-
-
-def _entry_for(seen: Measured, idle: str, image: ArtifactRef, *, trial_s: int) -> BootEntry:
-    """The entry of a trial. Raises OsEngineFailed when the slot does not hold the image."""
-    facts, found = seen.facts[idle], seen.entry(idle)
-    here = (facts.root_uuid, facts.verity_uuid)
-    note = facts.note
-    if note is not None and note.complete and note.image == image.digest:
-        info = note.info
-        if here == (info.root_uuid, info.verity_uuid):
-            return BootEntry(
-                generation=found.name.generation if found else 0,
-                slot=idle,
-                name=info.name,
-                version=info.version,
-                root_hash=info.root_hash,
-                root_uuid=info.root_uuid,
-                verity_uuid=info.verity_uuid,
-                uki=uki_name(idle, info.root_hash),
-                image=image.digest,
-                trial_s=trial_s,
-                policy_generation=info.generation,
-                uki_digest=info.uki.digest,
-            )
-    old = found.entry if found else None
-    if old and old.image == image.digest and here == (old.root_uuid, old.verity_uuid):
-        return msgspec.structs.replace(old, trial_s=trial_s)
-    raise OsEngineFailed(
-        OsReason.OS_ENGINE_FAILED,
-        f"OS image {image.name} {image.version} is not staged in slot {idle}",
-        hint="it is staged again by itself",
-        retryable=False,
-    )
-
-
-def _armed(name: EntryName, seen: Measured) -> bool:
-    """Whether an entry has all its tries and is the first that the loader would choose."""
-    return name.left == TRIES and not name.done and name.generation == seen.newest
-
-
-def _invalid(info: OsImageInfo, why: str) -> OsEngineFailed:
-    return OsEngineFailed(
-        OsReason.IMAGE_INVALID,
-        f"OS image {info.name} {info.version} cannot be used: {why}",
-        hint="build and push the image again",
-        retryable=False,
-    )
-
-
-def _unreadable(exc: VolumeFailed) -> OsEngineFailed:
-    return OsEngineFailed(OsReason.SLOT_UNREADABLE, str(exc), hint=exc.hint)
-
-
-def _changed(running: str) -> OsEngineFailed:
-    return OsEngineFailed(
-        OsReason.SLOT_UNREADABLE,
-        f"slot {running}, which runs, no longer holds what was started",
-        hint="install this machine again, or replace its disk",
-        retryable=False,
-    )

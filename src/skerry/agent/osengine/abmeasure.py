@@ -18,7 +18,7 @@ from skerry.agent.osengine.osrelease import release_of
 from skerry.agent.osengine.slotdisk import measure
 from skerry.lib.files import FileMissing, Root, text_of
 from skerry.lib.volumes import VolumeFailed, Volumes
-from skerry.plan.bootentries import parse_name, uki_name
+from skerry.plan.bootentries import EntryName, parse_name, uki_name
 from skerry.plan.disklayout import SLOTS, data_label, verity_label
 from skerry.plan.osslots import (
     FoundEntry,
@@ -70,7 +70,8 @@ class AbMeasure:
     volumes: Volumes
     boot: BootFiles
     architecture: str
-    _loaded: int | None = None
+    _loaded: EntryName | None = None
+    _looked: bool = False
 
     def now(self) -> Measured:
         """Measure. Reads of small files and sectors, so for a thread."""
@@ -168,19 +169,19 @@ class AbMeasure:
             parse_cmdline(text_of(self.root, "/proc/cmdline")),
             labels=frozenset(labels),
             devices=devices,
-            loaded=self._generation(),
+            loaded=self._selected(),
         )
 
-    def _generation(self) -> int:
+    def _selected(self) -> EntryName | None:
         """The entry that the loader started; it stays the same for as long as the system runs."""
-        if self._loaded is None:
+        if not self._looked:
+            self._looked = True
             try:
                 data = self.root.read(_SELECTED)
             except (FileMissing, OSError):
                 data = b""
             file = data[4:].decode("utf-16-le", errors="replace").rstrip("\0")
-            name = parse_name(file if file.endswith(".conf") else f"{file}.conf")
-            self._loaded = name.generation if name else 0
+            self._loaded = parse_name(file if file.endswith(".conf") else f"{file}.conf")
         return self._loaded
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from skerry.agent.content import Content
 from skerry.agent.osengine.ab import AbEngine
 from skerry.agent.osengine.engine import OsEngine
+from skerry.agent.osengine.kairos import KairosEngine
 from skerry.agent.osengine.osrelease import release_of
 from skerry.agent.osengine.package import PackageEngine
 from skerry.lib.clock import Clock
@@ -59,11 +60,18 @@ def _ab(doors: OsDoors) -> OsEngine:
     )
 
 
+def _kairos(doors: OsDoors) -> OsEngine:
+    return KairosEngine(
+        doors.root, doors.runner, content=doors.content, architecture=doors.architecture
+    )
+
+
 def _package(doors: OsDoors) -> OsEngine:
     return PackageEngine(root=doors.root, architecture=doors.architecture)
 
 
 _ENGINES: dict[OsEngineKind, Callable[[OsDoors], OsEngine]] = {
     OsEngineKind.AB: _ab,
+    OsEngineKind.KAIROS: _kairos,
     OsEngineKind.PACKAGE: _package,
 }

@@ -19,11 +19,12 @@ from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.kairos_guards import (
     Refusal,
     activate_refusals,
+    config_to_check,
     image_problems,
-    image_size_mib,
     lost_active,
     reset_refusals,
     stage_refusals,
+    upgrade_config,
     wrong_labels,
 )
 from skerry.agent.osengine.kairos_source import check_image, image_info
@@ -51,7 +52,7 @@ log = structlog.get_logger()
 
 RECORD = f"{paths.STATE}/os/kairos.json"
 LOCK = f"{paths.RUN}/kairos.lock"
-SIZE_CONFIG = "/oem/99_skerry_upgrade.yaml"
+UPGRADE_CONFIG = "/oem/99_skerry_upgrade.yaml"
 HOST_CONFIG = "/oem/91_skerry.yaml"
 TRIAL = "/oem/skerry-trial"
 KEPT_IDENTITY = "/oem/skerry-identity"
@@ -64,10 +65,11 @@ _TAIL_CHARS = 600
 class KairosEngine:
     """`OsEngine` of a Kairos host."""
 
-    def __init__(self, root: Root, runner: Runner, content: Content) -> None:
+    def __init__(self, root: Root, runner: Runner, *, content: Content, architecture: str) -> None:
         self._root = root
         self._runner = runner
         self._content = content
+        self._architecture = architecture
 
     async def describe(self) -> OsObserved:
         return observed(await self._measure(), self._record())
@@ -80,7 +82,7 @@ class KairosEngine:
         if record.staged is not None and record.staged.image == image.digest:
             return
         info = await image_info(self._root, self._content, image)
-        _refuse(stage_refusals(facts, info))
+        _refuse(stage_refusals(facts, record, info))
         path = await self._content.ensure(info.image.digest, size=info.image.size_bytes)
         await check_image(self._root, path, info)
         if record.staged is not None:
@@ -96,6 +98,7 @@ class KairosEngine:
         self._keep(msgspec.structs.replace(record, staged=staged))
 
     async def activate(self, image: ArtifactRef, *, trial_s: int) -> None:
+        self._root.remove(UPGRADE_CONFIG)
         facts, record = await self._measure(), self._record()
         known = known_of(facts, record, ACTIVE)
         if known is None or known.image != image.digest:
@@ -103,7 +106,8 @@ class KairosEngine:
                 raise OsEngineFailed(
                     OsReason.OS_ENGINE_FAILED,
                     f"image {image.name} {image.version} is not staged on this host",
-                    hint="it is staged again by itself",
+                    hint="stage it first",
+                    retryable=False,
                 )
             facts = await self._clear(facts)
             _refuse(activate_refusals(facts, record, record.staged))
@@ -158,17 +162,16 @@ class KairosEngine:
         self._root.remove(KEPT_IDENTITY)
         if keep_identity:
             self._copy_identity()
-        last = facts.history.get("last-reset", "never")
-        # What the host says after the restart is compared with this: kairos-agent's exit code
-        # was no proof in the past.
-        self._root.write(look.RESET_MARK, f"boot={facts.boot_id}\nlast={last}\n".encode())
+        # A reset takes this file away with everything else. No exit code of kairos-agent proves
+        # one, nor does its own record, which it writes only when it finds the partition mounted.
+        self._root.write(look.RESET_MARK, f"boot={facts.boot_id}\n".encode())
         await self._call(_AGENT, "bootentry", "--select", "statereset")
 
     async def apply_config(self, text: str) -> None:
         """Make a cloud-config of skerry's the host's own from the next start on. Raises
         OsEngineFailed when kairos-agent does not take it; the former one stays then."""
         trial = f"{paths.RUN}/91_skerry.yaml"
-        self._root.write(trial, text.encode(), mode=0o600)
+        self._root.write(trial, config_to_check(text).encode(), mode=0o600)
         try:
             await self._call(_AGENT, "validate", trial)
             self._root.write(HOST_CONFIG, text.encode(), mode=0o600)
@@ -214,7 +217,7 @@ class KairosEngine:
     # -- upgrading -----------------------------------------------------------------------------
 
     async def _measure(self) -> KairosFacts:
-        return await look.measure(self._root, self._runner)
+        return await look.measure(self._root, self._runner, self._architecture)
 
     async def _clear(self, facts: KairosFacts) -> KairosFacts:
         """Take away what a run that was broken off left, and mend what it tore."""
@@ -226,7 +229,8 @@ class KairosEngine:
         if not (labels or torn or leftover):
             return facts
         if facts.transition_mounted:
-            done = await self._try("umount", look.TRANSITION)
+            # kairos-agent may have died in its chroot, with more mounted below.
+            done = await self._try("umount", "--recursive", look.TRANSITION)
             if not done.ok:
                 _refuse([_BUSY])
         if facts.state and facts.boot is KairosBoot.GRUB:
@@ -256,15 +260,13 @@ class KairosEngine:
         begun = Activating(staged=staged, before=before)
         self._keep(msgspec.structs.replace(record, activating=begun))
         await self._clear_assessment(facts)
-        size = image_size_mib(staged.unpacked_bytes)
-        # kairos-agent guesses the size of a saved image from its packed bytes.
-        config = f"#cloud-config\nupgrade:\n  system:\n    size: {size}\n"
-        self._root.write(SIZE_CONFIG, config.encode())
+        config = upgrade_config(facts, staged.unpacked_bytes)
+        self._root.write(UPGRADE_CONFIG, config.encode())
         self._root.mkdir(paths.RUN)
         try:
             await self._call(*_upgrade_command(facts, path), timeout_s=_UPGRADE_LIMIT_S)
         finally:
-            self._root.remove(SIZE_CONFIG)
+            self._root.remove(UPGRADE_CONFIG)
         after = await self._measure()
         if wrong := image_problems(after, staged):
             raise OsEngineFailed(

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from skerry.agent.osengine.engine import OsReason
+import yaml
+
+from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.kairos_state import (
     ACTIVE,
+    ENTRIES,
     LABELS,
     PASSIVE,
     BootState,
@@ -57,9 +60,11 @@ def needed_bytes(facts: KairosFacts, unpacked_bytes: int) -> int:
     return int(unpacked_bytes * _OVERHEAD) + _MARGIN_MIB * MIB // 2
 
 
-def stage_refusals(facts: KairosFacts, info: KairosImageInfo) -> list[Refusal]:
+def stage_refusals(
+    facts: KairosFacts, record: KairosRecord, info: KairosImageInfo
+) -> list[Refusal]:
     """Before the image is fetched."""
-    found = [*_mode(facts)]
+    found = [*_mode(facts), *_trial(facts, record)]
     if info.architecture != facts.architecture:
         found.append(
             Refusal(
@@ -129,6 +134,56 @@ def image_problems(facts: KairosFacts, staged: Staged) -> list[str]:
     return found
 
 
+def upgrade_config(facts: KairosFacts, unpacked_bytes: int) -> str:
+    """A cloud-config for one run of `kairos-agent upgrade`.
+
+    The size is said because kairos-agent guesses that of a saved image from its packed bytes. The
+    stage runs when the new image is complete, in it. What kairos-agent does next is to rename
+    `active.img` to `passive.img`, and to label it only then: a power cut between the two would
+    leave no image that starts, for the initrd finds its root by label. So the label comes first,
+    and before it the choice of the entry that starts whatever `passive.img` is.
+    """
+    config: dict[str, object] = {
+        "upgrade": {"system": {"size": image_size_mib(unpacked_bytes)}},
+    }
+    passive = facts.images.get(PASSIVE)
+    if (
+        facts.boot is KairosBoot.GRUB
+        and facts.booted is BootState.ACTIVE
+        and passive is not None
+        and not passive.missing(PASSIVE, facts.boot)
+    ):
+        outside = "chroot /proc/1/root"
+        commands = [
+            f"{outside} kairos-agent grubedit set saved_entry={ENTRIES[PASSIVE]}",
+            f"{outside} tune2fs -L {LABELS[PASSIVE]} {facts.state}/cOS/{ACTIVE}.img",
+        ]
+        config["stages"] = {"after-upgrade-chroot": [{"name": "skerry", "commands": commands}]}
+    return f"#cloud-config\n{yaml.safe_dump(config, sort_keys=False)}"
+
+
+def config_to_check(text: str) -> str:
+    """The cloud-config as kairos-agent's schema wants it, which knows only whole configs: one
+    with a user. Raises OsEngineFailed."""
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise _no_config(f"it is not YAML: {exc}") from exc
+    if not text.startswith("#cloud-config\n") or not isinstance(loaded, dict):
+        raise _no_config("it does not begin with the line #cloud-config, or holds no fields")
+    whole = {"users": [{"name": "kairos", "groups": ["admin"]}], **loaded}
+    return f"#cloud-config\n{yaml.safe_dump(whole)}"
+
+
+def _no_config(problem: str) -> OsEngineFailed:
+    return OsEngineFailed(
+        OsReason.OS_ENGINE_FAILED,
+        f"the cloud-config for this host cannot be used: {problem}",
+        hint="correct it",
+        retryable=False,
+    )
+
+
 def wrong_labels(facts: KairosFacts) -> dict[str, str]:
     """Slots whose file carries another slot's label, and the right one. Between the two renames
     of an upgrade a power cut leaves that behind, and immucore finds its root by label."""
@@ -194,7 +249,12 @@ def _pending(facts: KairosFacts, record: KairosRecord) -> Iterator[Refusal]:
             "an image was activated and the host has not restarted since",
             "restart the host first",
         )
-    elif facts.running and slot_of(facts, record, facts.running).state is SlotState.TRIAL:
+    else:
+        yield from _trial(facts, record)
+
+
+def _trial(facts: KairosFacts, record: KairosRecord) -> Iterator[Refusal]:
+    if facts.running and slot_of(facts, record, facts.running).state is SlotState.TRIAL:
         yield Refusal(
             OsReason.OS_BUSY,
             "the running image is on trial: an upgrade would overwrite the last confirmed one",

@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from skerry.agent.facts import architecture
 from skerry.agent.osengine import kairos_state as words
 from skerry.agent.osengine.kairos_state import ACTIVE, PASSIVE, ImageFacts, KairosFacts, Mount
 from skerry.lib.files import FileMissing, Root, text_of
@@ -21,8 +20,7 @@ RELEASE = "/etc/kairos-release"
 COS = "/run/cos"
 TRANSITION = f"{COS}/transition"
 GRUBENV = "/oem/grubenv"
-RESET_MARK = "/oem/skerry-reset"
-HISTORY = "/usr/local/.kairos-state"
+RESET_MARK = "/usr/local/.skerry-reset"
 EFI = "/efi"
 _EFIVARS = "/sys/firmware/efi/efivars"
 _LOADER = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -32,13 +30,8 @@ _AGENTS = ("kairos-agent", "kairos")
 _WRITING = {"upgrade", "reset", "install", "manual-install"}
 
 
-def is_kairos(root: Root) -> bool:
-    """Whether this host runs Kairos."""
-    return root.exists(RELEASE)
-
-
-async def measure(root: Root, runner: Runner) -> KairosFacts:
-    """Everything at once."""
+async def measure(root: Root, runner: Runner, architecture: str) -> KairosFacts:
+    """Everything at once. `architecture` is this machine's, in the words of OCI."""
     cmdline = text_of(root, "/proc/cmdline")
     boot = KairosBoot.UKI if "rd.immucore.uki" in cmdline else KairosBoot.GRUB
     mounts = words.parse_findmnt(
@@ -58,7 +51,7 @@ async def measure(root: Root, runner: Runner) -> KairosFacts:
         boot=boot,
         booted=words.boot_state(cmdline, _efi_text(root, f"LoaderEntrySelected-{_LOADER}")),
         boot_id=text_of(root, "/proc/sys/kernel/random/boot_id"),
-        architecture=architecture(),
+        architecture=architecture,
         release=words.parse_env(text_of(root, RELEASE)),
         sentinels=frozenset(root.list(COS)),
         mounts=mounts,
@@ -69,12 +62,11 @@ async def measure(root: Root, runner: Runner) -> KairosFacts:
         images=images,
         grubenv=words.parse_env(text_of(root, GRUBENV)),
         assessment=words.parse_env(text_of(root, f"{state}/boot_assessment")) if state else {},
-        history=words.parse_history(text_of(root, HISTORY)),
         transition_mounted=any(item.target == TRANSITION for item in mounts),
         transition_file=bool(state) and root.exists(f"{state}/cOS/transition.img"),
         upgrading=_upgrading(root),
         on_battery_percent=_battery(root),
-        reset_asked=words.parse_env(text_of(root, RESET_MARK)),
+        reset_asked=words.parse_env(text_of(root, RESET_MARK)).get("boot", ""),
     )
 
 

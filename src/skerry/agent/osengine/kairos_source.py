@@ -54,6 +54,8 @@ async def image_info(root: Root, content: Content, image: ArtifactRef) -> Kairos
         raise _invalid(image, "its description names another tar than its manifest")
     if info.version != image.version:
         raise _invalid(image, f"it says of itself that it is version {info.version}")
+    if info.architecture != image.architecture:
+        raise _invalid(image, f"it says of itself that it is for {info.architecture}")
     return info
 
 

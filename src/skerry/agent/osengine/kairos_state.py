@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
-import yaml
 
 from skerry.model.kairosimage import KairosBoot
 from skerry.model.meta import Record
@@ -135,7 +134,8 @@ class ImageFacts:
 class KairosFacts:
     """Everything measured. `root_image` is the file below the running root, empty when unknown;
     `state` and `state_free` are the mount point and free bytes of the partition that holds the
-    slots (the EFI partition on a host with trusted boot)."""
+    slots (the EFI partition on a host with trusted boot); `reset_asked` is the boot id of the
+    start in which a reset was asked for that has not happened since."""
 
     boot: KairosBoot = KairosBoot.GRUB
     booted: BootState = BootState.UNKNOWN
@@ -151,12 +151,11 @@ class KairosFacts:
     images: Mapping[str, ImageFacts] = field(default_factory=dict)
     grubenv: Mapping[str, str] = field(default_factory=dict)
     assessment: Mapping[str, str] = field(default_factory=dict)
-    history: Mapping[str, str] = field(default_factory=dict)
     transition_mounted: bool = False
     transition_file: bool = False
     upgrading: bool = False
     on_battery_percent: int | None = None
-    reset_asked: Mapping[str, str] = field(default_factory=dict)
+    reset_asked: str = ""
 
     @property
     def version(self) -> str:
@@ -231,15 +230,6 @@ def parse_dumpe2fs(text: str) -> tuple[str, str]:
     uuid = re.search(r"^Filesystem UUID:\s+(\S+)", text, re.MULTILINE)
     name = label[1] if label and label[1] != "<none>" else ""
     return name, uuid[1] if uuid else ""
-
-
-def parse_history(text: str) -> dict[str, str]:
-    """`.kairos-state` of the persistent partition; empty when it is damaged."""
-    try:
-        loaded = yaml.safe_load(text[:_MAX_TEXT])
-    except yaml.YAMLError:
-        return {}
-    return {str(k): str(v) for k, v in loaded.items()} if isinstance(loaded, dict) else {}
 
 
 def boot_state(cmdline: str, selected: str) -> BootState:
@@ -323,6 +313,7 @@ def observed(facts: KairosFacts, record: KairosRecord) -> OsObserved:
     running = facts.running
     known = known_of(facts, record, running) if running else None
     waiting = record.staged
+    both = (slot_of(facts, record, ACTIVE), slot_of(facts, record, PASSIVE))
     upcoming = OsSlot(name=NEXT, state=SlotState.EMPTY)
     if waiting is not None:
         upcoming = OsSlot(
@@ -336,7 +327,8 @@ def observed(facts: KairosFacts, record: KairosRecord) -> OsObserved:
         version=known.version if known else facts.version,
         image=known.image if known else "",
         recovery=facts.booted in (BootState.RECOVERY, BootState.RESET),
-        slots=(upcoming, slot_of(facts, record, ACTIVE), slot_of(facts, record, PASSIVE)),
+        # What may be written comes first: the image that waits, or the slot that does not run.
+        slots=(upcoming, *both) if waiting is not None else (*both, upcoming),
         problems=tuple(problems(facts, record)),
     )
 
@@ -362,8 +354,7 @@ def problems(facts: KairosFacts, record: KairosRecord) -> list[str]:
         found.append("Kairos' boot assessment gave the active image up")
     if _stale_assessment(facts, record):
         found.append("Kairos' boot assessment still holds a mark of an earlier attempt")
-    asked = facts.reset_asked
-    if asked and asked.get("boot") != facts.boot_id and _last_reset(facts) == asked.get("last"):
+    if facts.reset_asked and facts.reset_asked != facts.boot_id:
         found.append("a reset was asked for and did not happen")
     return found
 
@@ -371,10 +362,6 @@ def problems(facts: KairosFacts, record: KairosRecord) -> list[str]:
 def _stale_assessment(facts: KairosFacts, record: KairosRecord) -> bool:
     pending = any(item.verdict is Verdict.PENDING for item in record.known.values())
     return not pending and facts.assessment.get("boot_assessment_tentative") == "yes"
-
-
-def _last_reset(facts: KairosFacts) -> str:
-    return facts.history.get("last-reset", "never")
 
 
 def mount_problems(facts: KairosFacts) -> list[str]:

@@ -76,7 +76,8 @@ class Toolbox:
 
     def at(self, path: Path) -> str:
         """Where a path of the machine is for a program of the tree."""
-        return f"{_HOST}{path.absolute()}"
+        # A link to an absolute path would lead somewhere else from inside.
+        return f"{_HOST}{path.resolve()}"
 
 
 def prepare(tree: Path) -> None:
