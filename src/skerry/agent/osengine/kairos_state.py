@@ -2,9 +2,9 @@
 
 Kairos' slots are files that change their names: an upgrade renames `active.img` to `passive.img`
 below the running system. An image is therefore known by the UUID of its file system, which mkfs
-draws anew for each image and which renaming and relabelling keep, and its slot, `a` or `b`, by it. `next`
-stands for what waits in the content store: on Kairos the slot itself is written when the image is
-activated.
+draws anew for each image and which renaming and relabelling keep, and its slot, `a` or `b`, by it.
+`next` stands for what waits in the content store: on Kairos the slot itself is written when the
+image is activated.
 """
 
 from __future__ import annotations
