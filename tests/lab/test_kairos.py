@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from tests.contract.osengine.test_kairos import TRACE
 from tests.lab.kairoshost import KairosHost, save_image, write_source
@@ -19,7 +20,7 @@ from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.agent.osengine.kairos import KairosEngine
 from skerry.agent.osengine.kairos_guards import upgrade_config
 from skerry.agent.osengine.kairos_measure import measure
-from skerry.agent.osengine.kairos_state import ImageFacts, parse_env
+from skerry.agent.osengine.kairos_state import ImageFacts, parse_env, slot_names
 from skerry.builder.cache import default_cache
 from skerry.builder.gomodules import machine_architecture
 from skerry.builder.kairos import AGENT, kairos_program
@@ -60,6 +61,18 @@ def engine_of(host: KairosHost) -> KairosEngine:
     )
 
 
+async def seen_by_file(host: KairosHost) -> OsObserved:
+    """What the engine reports, with the slots called by their files."""
+    engine = engine_of(host)
+    facts = await measure(host.root, host.runner, machine_architecture())
+    names = {name: role for role, name in slot_names(facts, engine._record()).items()}
+    seen = await engine.describe()
+    slots = tuple(
+        msgspec.structs.replace(slot, name=names.get(slot.name, slot.name)) for slot in seen.slots
+    )
+    return msgspec.structs.replace(seen, slots=slots, running=names.get(seen.running, ""))
+
+
 def deliver(host: KairosHost, version: str, *, payload_mib: int = 4) -> ArtifactRef:
     """Build an image, once, and put its blobs into the running host's content store."""
     folder = host.folder / f"image-{version}"
@@ -91,7 +104,7 @@ def deliver(host: KairosHost, version: str, *, payload_mib: int = 4) -> Artifact
 
 
 async def test_installed_host_describes_itself(host: KairosHost) -> None:
-    seen = await engine_of(host).describe()
+    seen = await seen_by_file(host)
 
     assert (seen.running, seen.version, seen.recovery) == ("active", "v1.0.0", False)
     assert [(slot.name, slot.state) for slot in seen.slots] == [
@@ -122,13 +135,13 @@ async def test_upgrade_is_a_trial_until_it_is_confirmed(host: KairosHost) -> Non
     image = deliver(host, "2.0.0")
 
     await engine_of(host).stage(image)
-    staged = await engine_of(host).describe()
+    staged = await seen_by_file(host)
     await engine_of(host).activate(image, trial_s=600)
-    activated = await engine_of(host).describe()
+    activated = await seen_by_file(host)
     entry = await host.boot()
-    trial = await engine_of(host).describe()
+    trial = await seen_by_file(host)
     await engine_of(host).confirm()
-    confirmed = await engine_of(host).describe()
+    confirmed = await seen_by_file(host)
 
     assert states(staged) == {"next": "staged", "active": "good", "passive": "good"}
     # The system that runs has become the passive image; the new one is next, once.
@@ -155,7 +168,7 @@ async def test_a_second_upgrade_before_the_restart_is_refused(host: KairosHost) 
         await engine_of(host).activate(second, trial_s=600)
 
     assert caught.value.reason == OsReason.OS_BUSY
-    assert (await engine_of(host).describe()).slot("active").image == first.digest  # type: ignore[union-attr]  # slots are fixed
+    assert (await seen_by_file(host)).slot("active").image == first.digest  # type: ignore[union-attr]  # slots are fixed
 
 
 async def test_a_start_without_a_verdict_leads_back_and_can_be_tried_again(
@@ -164,9 +177,9 @@ async def test_a_start_without_a_verdict_leads_back_and_can_be_tried_again(
     image = deliver(host, "3.0.0")
 
     entries = [await host.boot(), await host.boot(), await host.boot()]
-    returned = await engine_of(host).describe()
+    returned = await seen_by_file(host)
     await engine_of(host).activate(image, trial_s=600)
-    again = await engine_of(host).describe()
+    again = await seen_by_file(host)
     entries.append(await host.boot())
 
     assert entries == ["cos", "fallback", "fallback", "cos"]
@@ -185,7 +198,7 @@ async def test_the_way_back_lasts(host: KairosHost) -> None:
     entries = [await host.boot(), await host.boot()]
     await engine_of(host).confirm()
     entries.append(await host.boot())
-    seen = await engine_of(host).describe()
+    seen = await seen_by_file(host)
 
     assert entries == ["fallback"] * 3
     assert (seen.running, seen.version) == ("passive", "2.0.0")
@@ -195,11 +208,12 @@ async def test_the_way_back_lasts(host: KairosHost) -> None:
 
 async def test_an_upgrade_from_the_passive_slot_keeps_it(host: KairosHost) -> None:
     image = deliver(host, "4.0.0")
+    name = (await engine_of(host).describe()).running
     before = (await measure(host.root, host.runner, machine_architecture())).images["passive"]
 
     await engine_of(host).stage(image)
     await engine_of(host).activate(image, trial_s=600)
-    seen = await engine_of(host).describe()
+    seen = await seen_by_file(host)
     after = (await measure(host.root, host.runner, machine_architecture())).images["passive"]
     entry = await host.boot()
     await engine_of(host).confirm()
@@ -207,14 +221,15 @@ async def test_an_upgrade_from_the_passive_slot_keeps_it(host: KairosHost) -> No
     assert (seen.running, states(seen)["active"]) == ("passive", "trial")
     assert after == before
     assert entry == "cos"
-    assert (await engine_of(host).describe()).version == "4.0.0"
+    assert (await engine_of(host).describe()).running != name
+    assert (await seen_by_file(host)).version == "4.0.0"
 
 
 @pytest.mark.long
 async def test_an_upgrade_that_was_killed_is_done_again(host: KairosHost) -> None:
     image = deliver(host, "5.0.0", payload_mib=24)
     await engine_of(host).stage(image)
-    before = await engine_of(host).describe()
+    before = await seen_by_file(host)
 
     # skerry's own agent dies with it: nobody tidies up.
     async with anyio.create_task_group() as tasks:
@@ -223,9 +238,9 @@ async def test_an_upgrade_that_was_killed_is_done_again(host: KairosHost) -> Non
         await host.runner.run(
             ["kairos-agent", "upgrade", "--source", tar], timeout_s=60, check=False
         )
-    broken = await engine_of(host).describe()
+    broken = await seen_by_file(host)
     await engine_of(host).activate(image, trial_s=600)
-    done = await engine_of(host).describe()
+    done = await seen_by_file(host)
 
     assert [slot for slot in broken.slots if slot.name != "next"] == [
         slot for slot in before.slots if slot.name != "next"
@@ -234,7 +249,7 @@ async def test_an_upgrade_that_was_killed_is_done_again(host: KairosHost) -> Non
     assert states(done) == {"active": "trial", "passive": "good", "next": "empty"}
     assert await host.boot() == "cos"
     await engine_of(host).confirm()
-    assert (await engine_of(host).describe()).problems == ()
+    assert (await seen_by_file(host)).problems == ()
 
 
 @pytest.mark.long
@@ -246,7 +261,7 @@ async def test_an_upgrade_that_fails_leaves_the_running_image_as_the_next(host: 
         tasks.start_soon(kill_when_it_writes, host)
         with pytest.raises(OsEngineFailed):
             await engine_of(host).activate(image, trial_s=600)
-    seen = await engine_of(host).describe()
+    seen = await seen_by_file(host)
 
     assert states(seen) == {"next": "staged", "active": "good", "passive": "good"}
     assert seen.problems == ()
@@ -261,7 +276,7 @@ async def test_a_power_cut_beside_the_relabelling_leaves_a_slot_that_starts(
     """Before the image is renamed its label is another's already (1); after it was renamed and
     before kairos-agent labels it (2) nothing else could start."""
     image = deliver(host, f"5.2.{call}")
-    before = await engine_of(host).describe()
+    before = await seen_by_file(host)
     await engine_of(host).stage(image)
     cut = (
         "#!/bin/sh\necho x >> /run/tools/calls\n"
@@ -276,7 +291,7 @@ async def test_a_power_cut_beside_the_relabelling_leaves_a_slot_that_starts(
     await host.runner.run(["kairos-agent", "upgrade", "--source", tar], timeout_s=60, check=False)
     torn = await measure(host.root, host.runner, machine_architecture())
     entry = await host.boot()
-    seen = await engine_of(host).describe()
+    seen = await seen_by_file(host)
 
     assert ("active" in torn.images) == (call == 1)
     assert entry == "fallback"
@@ -285,7 +300,7 @@ async def test_a_power_cut_beside_the_relabelling_leaves_a_slot_that_starts(
     await engine_of(host).activate(image, trial_s=600)
     assert await host.boot() == "cos"
     await engine_of(host).confirm()
-    assert (await engine_of(host).describe()).problems == ()
+    assert (await seen_by_file(host)).problems == ()
 
 
 async def kill_when_it_writes(host: KairosHost) -> None:
@@ -304,10 +319,10 @@ async def test_an_upgrade_that_ended_between_its_renames_is_mended(host: KairosH
         f" && mount -o remount,ro,bind {folder}/.."
     )
     await host.runner.run(["sh", "-c", script], timeout_s=10)
-    torn = await engine_of(host).describe()
+    torn = await seen_by_file(host)
 
     await engine_of(host).activate(image, trial_s=600)
-    done = await engine_of(host).describe()
+    done = await seen_by_file(host)
 
     assert torn.running == "passive"
     assert "there is no active image" in torn.problems
@@ -356,7 +371,7 @@ async def test_what_must_hold_is_checked_before_anything_is_written(host: Kairos
     # The host answers, but immucore ended early.
     await host.runner.run(["umount", "/oem"], timeout_s=10)
     await refused(OsReason.OS_ENGINE_FAILED, "/oem is not mounted")
-    assert any("/oem" in x for x in (await engine_of(host).describe()).problems)
+    assert any("/oem" in x for x in (await seen_by_file(host)).problems)
     oem = "mount $(blkid -t LABEL=COS_OEM -o device) /oem"
     await host.runner.run(["sh", "-c", oem], timeout_s=10)
 
@@ -413,12 +428,12 @@ async def test_a_reset_is_believed_when_it_shows(host: KairosHost) -> None:
     first = await host.boot()
     # The service of the image that should reset did not run (kairos issue 4314).
     second = await host.boot()
-    unbelieved = await engine_of(host).describe()
+    unbelieved = await seen_by_file(host)
     await engine_of(host).reset(keep_identity=True)
     third = await host.boot()
     await host.runner.run(["kairos-agent", "reset", "--unattended"], timeout_s=60)
     await host.boot()
-    seen = await engine_of(host).describe()
+    seen = await seen_by_file(host)
 
     assert [first, second, third] == ["statereset", "cos", "statereset"]
     assert "a reset was asked for and did not happen" in unbelieved.problems

@@ -36,10 +36,12 @@ from skerry.agent.osengine.kairos_state import (
     Activating,
     KairosFacts,
     KairosRecord,
+    Kept,
     Staged,
     Verdict,
     known_of,
     observed,
+    slot_names,
 )
 from skerry.lib.files import Root
 from skerry.lib.proc import CommandFailed, CommandMissing, CommandTimedOut, Result, Runner
@@ -258,7 +260,9 @@ class KairosEngine:
         path = await self._content.ensure(staged.blob, size=staged.size_bytes)
         before = tuple(sorted(item.identity for item in facts.images.values()))
         begun = Activating(staged=staged, before=before)
-        self._keep(msgspec.structs.replace(record, activating=begun))
+        name = slot_names(facts, record)[facts.running]
+        kept = Kept(identity=facts.images[facts.running].identity, slot=name)
+        self._keep(msgspec.structs.replace(record, activating=begun, kept=kept))
         await self._clear_assessment(facts)
         config = upgrade_config(facts, staged.unpacked_bytes)
         self._root.write(UPGRADE_CONFIG, config.encode())
