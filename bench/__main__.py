@@ -12,11 +12,18 @@ from pathlib import Path
 
 import anyio
 
-from bench import agent, fleet, machine, node, sync, table, up
+from bench import agent, fleet, image, machine, node, sync, table, up
 from bench.figures import Benchmark, Figure, Spread, Surroundings, Values, collect
 from skerry.lab.cleanup import mounts_below
 
-BENCHMARKS = (agent.BENCHMARK, sync.BENCHMARK, fleet.BENCHMARK, node.BENCHMARK, up.BENCHMARK)
+BENCHMARKS = (
+    agent.BENCHMARK,
+    sync.BENCHMARK,
+    fleet.BENCHMARK,
+    node.BENCHMARK,
+    up.BENCHMARK,
+    image.BENCHMARK,
+)
 _RUNS = 5
 # Not /tmp, which may be a memory file system that overlayfs refuses.
 _BASE = Path("/var/tmp")  # noqa: S108  # each run makes a folder of its own there

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from skerry.builder.cache import Cache, default_cache
-from skerry.builder.image.build import Build, Job
+from skerry.builder.image.build import Build, open_job
 from skerry.builder.image.checking import check_place
 from skerry.builder.image.deliver import Delivery, deliver
-from skerry.builder.image.inputs import gather, load_definition, load_distribution
+from skerry.builder.image.inputs import load_definition
 from skerry.builder.image.journal import BuildLog
 from skerry.builder.image.keys import ImageKeys, create_keys, open_keys
 from skerry.lib.clock import SystemClock
@@ -41,6 +41,7 @@ spec:
   base: {asOf: 2026-11-25}
   kernel: {package: linux-image-cloud-amd64}
   agent: false
+  sizes: {espMib: 96, bootMib: 64, rootMib: 256, stateMib: 64}
   files:
   - {path: /etc/motd, source: motd}
 """
@@ -68,10 +69,7 @@ class Workshop:
         """Build into the folder `name` with the cache of that name; and the seconds it took."""
         file = self.folder / "image.yaml"
         file.write_text(text)
-        definition = load_definition(file)
-        inputs = gather(definition, base=self.folder, agent="", keys=self.keys)
-        distribution = load_distribution("debian", "trixie")
-        job = Job(definition, distribution, inputs, self.folder, None, self.keys)
+        job = open_job(file, self.keys)
         log = BuildLog(io.StringIO(), SystemClock())
         self.steps.clear()
         build = Build(job, cache=self.cache(name), runner=SystemRunner(), log=log, tell=self._told)

@@ -49,7 +49,7 @@ def test_all_problems_of_form_come_at_once() -> None:
             "extra": 1,
             "spec": {
                 "version": "one",
-                "packges": [],
+                "packagez": [],
                 "packages": ["ok", "not ok", "also bad!"],
                 "files": [{"path": "/etc/x", "mode": "rwx"}, {"mode": "0644"}, 7],
                 "sizes": {"rootMib": 1},
@@ -62,7 +62,7 @@ def test_all_problems_of_form_come_at_once() -> None:
         "extra",
         "metadata.name",
         "spec.version",
-        "spec.packges",
+        "spec.packagez",
         "spec.packages[1]",
         "spec.packages[2]",
         "spec.files[0].mode",
@@ -74,7 +74,7 @@ def test_all_problems_of_form_come_at_once() -> None:
 
 def test_a_near_word_is_offered_for_an_unknown_field() -> None:
     with pytest.raises(DocumentInvalid) as caught:
-        read_definition(document(packges=[]))
+        read_definition(document(packagez=[]))
 
     assert caught.value.problems[0].hint == "did you mean 'packages'?"
 

@@ -265,15 +265,31 @@ class KairosEngine:
         self._root.mkdir(paths.RUN)
         try:
             await self._call(*_upgrade_command(facts, path), timeout_s=_UPGRADE_LIMIT_S)
+        except OsEngineFailed:
+            await self._give_up()
+            raise
         finally:
             self._root.remove(UPGRADE_CONFIG)
-        after = await self._measure()
-        if wrong := image_problems(after, staged):
+        if wrong := image_problems(await self._measure(), staged):
+            await self._give_up()
             raise OsEngineFailed(
                 OsReason.OS_ENGINE_FAILED,
                 f"kairos-agent upgraded to {staged.version}, but {'; '.join(wrong)}",
-                hint="the host is not restarted into it; the upgrade is tried again by itself",
+                hint="the next start is the running image's; the upgrade is tried again by itself",
             )
+
+    async def _give_up(self) -> None:
+        """After a failed upgrade the next start is the running image's, whatever its file is
+        called now."""
+        facts = await self._measure()
+        if facts.boot is KairosBoot.UKI:
+            return
+        try:
+            facts = await self._clear(facts)
+            await self._choose(facts, lasting=ENTRIES[PASSIVE] if facts.running == PASSIVE else "")
+        except OsEngineFailed as exc:
+            # The upgrade's own failure says more.
+            log.warning("os.upgrade.not_cleared", error=exc.message)
 
     # -- boot entries --------------------------------------------------------------------------
 

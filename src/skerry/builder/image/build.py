@@ -22,7 +22,12 @@ from skerry.builder.gomodules import machine_architecture
 from skerry.builder.image import initrd as initrds
 from skerry.builder.image import sealing, toolbox, trees
 from skerry.builder.image.errors import ImageBuildFailed
-from skerry.builder.image.inputs import appliance_folder, gather
+from skerry.builder.image.inputs import (
+    appliance_folder,
+    gather,
+    load_definition,
+    load_distribution,
+)
 from skerry.builder.image.journal import BuildLog, LoggedRunner
 from skerry.builder.image.keys import ImageKeys
 from skerry.builder.image.root import RootFacts, RootParts, build_root
@@ -64,6 +69,23 @@ class Job:
     base: Path
     agent: Path | None
     keys: ImageKeys
+
+
+def open_job(file: Path, keys: ImageKeys, *, agent: str = "", archive: Path | None = None) -> Job:
+    """The job that a definition's file describes; `agent` names what is in `archive`.
+
+    Raises DocumentInvalid.
+    """
+    definition = load_definition(file)
+    base = definition.spec.base
+    return Job(
+        definition=definition,
+        distribution=load_distribution(base.distribution, base.release),
+        inputs=gather(definition, base=file.parent, agent=agent, keys=keys),
+        base=file.parent,
+        agent=archive,
+        keys=keys,
+    )
 
 
 def cached(cache: Cache, step: ImageStep) -> bool:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from skerry.cli.commands.kairosimages import kairos_artifact, kairos_overlay
 from skerry.cli.session import runs, surroundings, the_clock
 
 if TYPE_CHECKING:
-    from skerry.builder.image.keys import ImageKeys
     from skerry.model.image import ImageDefinition
     from skerry.plan.image import ImageStep
 
@@ -33,6 +33,10 @@ _LOCK = click.option(
 @click.group()
 def image() -> None:
     """Build OS images for hosts."""
+
+
+image.add_command(kairos_overlay)
+image.add_command(kairos_artifact)
 
 
 @image.command("plan")
@@ -104,9 +108,9 @@ async def build_image(
     where it was. The log of commands lies in OUT/build.log.
     """
     from skerry.builder.cache import default_cache
-    from skerry.builder.image.build import Build, Job, check_machine
+    from skerry.builder.image.build import Build, check_machine, open_job
     from skerry.builder.image.deliver import deliver
-    from skerry.builder.image.inputs import gather, load_definition, load_distribution
+    from skerry.builder.image.inputs import load_definition
     from skerry.builder.image.journal import BuildLog
     from skerry.builder.image.keys import open_keys
     from skerry.cli.ages import size
@@ -114,19 +118,10 @@ async def build_image(
 
     _quiet_logs()
     definition = load_definition(file)
-    base = definition.spec.base
-    distribution = load_distribution(base.distribution, base.release)
-    own_keys: ImageKeys = open_keys(keys)
+    own_keys = open_keys(keys)
     check_machine(definition)
     mark, agent = await _agent(definition, agent_archive, lock, build=True)
-    job = Job(
-        definition=definition,
-        distribution=distribution,
-        inputs=gather(definition, base=file.parent, agent=mark, keys=own_keys),
-        base=file.parent,
-        agent=agent,
-        keys=own_keys,
-    )
+    job = open_job(file, own_keys, agent=mark, archive=agent)
     out.mkdir(parents=True, exist_ok=True)
     cache, clock = default_cache(surroundings().env), the_clock()
     with (out / "build.log").open("w") as writing:
