@@ -30,6 +30,8 @@ PACKAGES = {
         *("postgresql", "fdisk", "util-linux", "dosfstools", "mtools", "e2fsprogs"),
         *("erofs-utils", "cryptsetup-bin"),
     ],
+    # For kairos-agent on a disk of its own.
+    "lab": ["busybox-static", "dosfstools", "e2fsprogs", "lvm2", "procps", "rsync", "udev"],
     "vm": [
         *("qemu-system-x86", "qemu-system-common", "qemu-utils", "ovmf", "swtpm", "dnsmasq-base"),
         *("busybox-static", "cpio", "kmod", "mmdebstrap", "fdisk", "dosfstools", "mtools"),

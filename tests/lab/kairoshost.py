@@ -13,9 +13,11 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import anyio
+from tests.contract.osengine.kairosgrub import BOOTS, block, choose
 
 from skerry.agent.osengine.kairos_state import parse_env
 from skerry.lib.files import DiskRoot, Root
@@ -113,12 +116,11 @@ menuentry "Kairos state reset (auto)" --id statereset {
 }
 """
 
-# Entry -> partition, image, label, sentinel, words of the command line.
-_BOOTS = {
-    "cos": ("COS_STATE", "active.img", "COS_ACTIVE", "active_mode", ""),
-    "fallback": ("COS_STATE", "passive.img", "COS_PASSIVE", "passive_mode", ""),
-    "recovery": ("COS_RECOVERY", "recovery.img", "COS_SYSTEM", "recovery_mode", ""),
-    "statereset": ("COS_RECOVERY", "recovery.img", "COS_SYSTEM", "autoreset_mode", "kairos.reset"),
+_MODES = {
+    "cos": "active_mode",
+    "fallback": "passive_mode",
+    "recovery": "recovery_mode",
+    "statereset": "autoreset_mode",
 }
 
 
@@ -237,7 +239,8 @@ class KairosHost:
         self.power_off()
         for _ in range(5):
             entry, words = self._chosen()
-            part, image, label, mode, own = _BOOTS[entry]
+            part, image, label = BOOTS[entry]
+            mode, own = _MODES[entry], "kairos.reset" if entry == "statereset" else ""
             if image not in broken:
                 break
         line = f"root=LABEL={label} cos-img/filename=/cOS/{image} {own} {words}".strip()
@@ -263,6 +266,10 @@ class KairosHost:
     def _detach(self) -> None:
         """Take away the loop devices of image files, as the end of a kernel does."""
         name = self.disk.removeprefix("/dev/")
+        # A namespace's mounts end a little after its last process.
+        end = time.monotonic() + 10
+        while list(Path("/sys/fs/ext4").glob(f"{name}p*")) and time.monotonic() < end:
+            time.sleep(0.02)
         own = {item.read_text().strip() for item in Path(f"/sys/block/{name}").glob("*p*/dev")}
         listed = json.loads(_say("losetup", "--list", "--json", "-O", "NAME,BACK-MAJ:MIN") or "{}")
         for item in listed.get("loopdevices", []):
@@ -352,6 +359,11 @@ def write_source(folder: Path, version: str, *, payload_mib: int = 4) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     (folder / "boot/vmlinuz").symlink_to("vmlinuz-6.1")
+    # For the stages that kairos-agent runs in the new image.
+    (folder / "usr/bin").mkdir(parents=True)
+    shutil.copy("/usr/bin/busybox", folder / "usr/bin/busybox")
+    for name in ("sh", "chroot"):
+        (folder / "usr/bin" / name).symlink_to("busybox")
     (folder / "usr/payload").write_bytes(os.urandom(payload_mib * 1024 * 1024))
     for name in ("bin", "sbin", "lib", "lib64"):
         (folder / name).symlink_to(f"usr/{name}")
@@ -396,39 +408,21 @@ def _digest_of_unpacked(layer: Path) -> str:
 
 
 def _grub(oem: Path, state: Path) -> tuple[str, str]:
-    variables = _read_env(oem / "grubenv")
-    if entry := variables.pop("next_entry", ""):
-        _write_env(oem / "grubenv", variables)
-        selected = True
-    else:
-        entry, selected = variables.get("saved_entry", "") or "cos", False
-    words = ""
     marks = _read_env(state / "boot_assessment")
-    if marks.get("enable_boot_assessment") == "yes" and not selected:
-        if marks.get("boot_assessment_tentative") == "yes":
-            entry, words = "fallback", "upgrade_failure"
-        else:
-            _write_env(state / "boot_assessment", {**marks, "boot_assessment_tentative": "yes"})
-    # What the menu falls back to when an entry cannot be loaded: 0 1 2.
-    for name in dict.fromkeys((entry, "cos", "fallback", "recovery")):
-        part, image = _BOOTS[name][:2]
-        if part != "COS_STATE" or (state / "cOS" / image).exists():
-            return name, words
-    raise AssertionError("nothing to start")
+    choice = choose(_read_env(oem / "grubenv"), marks, lambda name: (state / "cOS" / name).exists())
+    (oem / "grubenv").write_text(block(choice.variables))
+    if marks:
+        (state / "boot_assessment").write_text(block(choice.assessment))
+    return choice.entry, choice.words
 
 
 def _clear_assessment(state: Path) -> None:
     if (state / "boot_assessment").exists():
-        _write_env(state / "boot_assessment", {})
+        (state / "boot_assessment").write_text(block({}))
 
 
 def _read_env(file: Path) -> dict[str, str]:
     return parse_env(file.read_text()) if file.exists() else {}
-
-
-def _write_env(file: Path, variables: Mapping[str, str]) -> None:
-    text = "# GRUB Environment Block\n" + "".join(f"{k}={v}\n" for k, v in variables.items())
-    file.write_text(text + "#" * (1024 - len(text)))
 
 
 def _kill(pid: int) -> None:

@@ -25,11 +25,11 @@ from skerry.lib.proc import SystemRunner
 from skerry.manager.settings import Settings
 from skerry.model.kinds import KINDS
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]
 
 _NAME = "shop-1"
-_BOOT_S = 240.0
-_UPDATE_S = 420.0
+_BOOT_S = 600.0
+_UPDATE_S = 900.0
 
 
 @dataclass

@@ -23,9 +23,9 @@ SIZES = Sizes(esp=4 * MIB, boot=40 * MIB, root=3 * MIB, verity=MIB)
 STATE_BYTES = 24 * MIB
 
 
-def run(*argv: str, stdin: str = "") -> str:
+def run(*argv: str, stdin: str = "", limit_s: float = 120) -> str:
     done = subprocess.run(
-        argv, input=stdin, capture_output=True, text=True, check=False, timeout=120
+        argv, input=stdin, capture_output=True, text=True, check=False, timeout=limit_s
     )
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout

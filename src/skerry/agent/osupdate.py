@@ -14,11 +14,12 @@ import anyio
 import msgspec
 import structlog
 
-from skerry.agent import facts, paths
+from skerry.agent import facts
 from skerry.agent.content import Content
 from skerry.agent.identity import Identity
 from skerry.agent.journal import Entry, EventLog, Failure, Verdict
 from skerry.agent.osengine.engine import OsEngine
+from skerry.agent.osmemory import OsMemory, load_memory, save_memory
 from skerry.agent.standing import Standing
 from skerry.agent.wanted import WantedOs, fetch_image, wanted_os
 from skerry.lib.clock import Clock
@@ -26,7 +27,7 @@ from skerry.lib.errors import SkerryError
 from skerry.lib.files import Root
 from skerry.lib.proc import Runner
 from skerry.model.artifact import ArtifactRef
-from skerry.model.meta import Condition, Record
+from skerry.model.meta import Condition
 from skerry.model.osstate import OsSlotState, OsState
 from skerry.plan import steps as do
 from skerry.plan.host import Refusal
@@ -69,20 +70,7 @@ _SETTLE_S = 10.0
 # Long enough for the syncing half to tell the centre that the machine restarts.
 _TELL_S = 2.0
 _LOOKS, _LOOK_AGAIN_S = 3, 5.0
-_KEPT = 20
-# What another try of the same image cannot change.
-_NEVER = ("ImageInvalid", "ImageTooLarge", "ArchitectureMismatch")
 _MAX_PROBLEMS = 8
-
-
-class OsMemory(Record, frozen=True, kw_only=True):
-    """Digests of images that failed here, those that only fell back without a verdict, how many
-    requests for another try were heard, and the boot in which a slot was armed or rolled back."""
-
-    failed: dict[str, Failure] = {}
-    interrupted: dict[str, int] = {}
-    retries: int = 0
-    armed_in: str = ""
 
 
 class _FellBack(SkerryError):
@@ -143,6 +131,7 @@ class OsUpdater:
 
     async def turn(self) -> float:
         """One round; seconds until the next."""
+        wake = self.wake
         try:
             self._wanted = await wanted_os(
                 self.root, self.content, self.identity, architecture=self.architecture
@@ -151,9 +140,8 @@ class OsUpdater:
             observed = await self._look()
             move = self._plan(observed)
             if isinstance(move, FetchImage) and self._wanted.os is not None:
-                self._say(_updating(f"OS image {self._wanted.os.version} is being fetched"))
-                await self.fetch(self.root, self.content, self._wanted.os.artifact)
-                self._fetched = self._wanted.os.artifact.digest
+                if not await self._fetch(self._wanted.os, wake):
+                    return 0.0
                 move = self._plan(observed)
         except SkerryError as exc:
             self._say(_failing(exc.reason or "AgentError", exc.message))
@@ -226,7 +214,7 @@ class OsUpdater:
         if verdict is Verdict.DONE:
             self._last_done, self._rest_s = entry.operation, 0.0
             if name == UPDATE_OS:
-                self._forget_interrupted(digest)
+                save_memory(self.root, self.memory().confirmed(digest))
                 told = f"OS {_version_of(entry)} is confirmed"
                 self.events.add("OsUpdated", told, at=self.clock.now())
         elif failure is not None:
@@ -235,9 +223,7 @@ class OsUpdater:
 
     def memory(self) -> OsMemory:
         """What happened here before."""
-        if not self.root.exists(paths.OS_MEMORY):
-            return OsMemory()
-        return msgspec.json.decode(self.root.read(paths.OS_MEMORY), type=OsMemory)
+        return load_memory(self.root)
 
     # -- steps -------------------------------------------------------------------------------
 
@@ -316,7 +302,10 @@ class OsUpdater:
 
     async def _lacking(self, step: do.GateHost) -> str:
         """What was healthy before and is not now, in words; empty when nothing is."""
-        found = {item.type: item for item in await self.health()}
+        try:
+            found = {item.type: item for item in await self.health()}
+        except SkerryError as exc:
+            return exc.message
         for kind in step.healthy:
             item = found.get(kind)
             if item is None or item.status != "True":
@@ -340,7 +329,7 @@ class OsUpdater:
     async def _note_boot(self) -> None:
         """Before a slot is armed or rolled back: the restart is due until the boot is another."""
         boot = (await self._look()).boot_id
-        self._keep(msgspec.structs.replace(self.memory(), armed_in=boot))
+        save_memory(self.root, msgspec.structs.replace(self.memory(), armed_in=boot))
 
     def _still_runs(self, entry: Entry, observed: OsObserved) -> None:
         if observed.image == entry.operation.desired_digest and observed.running:
@@ -358,13 +347,7 @@ class OsUpdater:
             kind = judge(verdict=False, interrupted_before=self._interrupted(entry))
             reason = kind.reason
         failure = msgspec.structs.replace(failure, reason=reason, message=failure.message[:1000])
-        memory = self.memory()
-        if reason in ("OsReturned", *_NEVER):
-            failed = dict(list({**memory.failed, digest: failure}.items())[-_KEPT:])
-            self._keep(msgspec.structs.replace(memory, failed=failed))
-        elif reason == "OsInterrupted":
-            interrupted = dict(list({**memory.interrupted, digest: 1}.items())[-_KEPT:])
-            self._keep(msgspec.structs.replace(memory, interrupted=interrupted))
+        save_memory(self.root, self.memory().after(digest, failure))
         if reason in ("OsReturned", "OsInterrupted"):
             log.warning("os.returned", reason=reason, digest=digest)
         self._say(_failing(reason, failure.message))
@@ -373,19 +356,11 @@ class OsUpdater:
     def _interrupted(self, entry: Entry) -> int:
         return self.memory().interrupted.get(entry.operation.desired_digest, 0)
 
-    def _forget_interrupted(self, digest: str) -> None:
-        memory = self.memory()
-        if digest in memory.interrupted:
-            kept = {key: count for key, count in memory.interrupted.items() if key != digest}
-            self._keep(msgspec.structs.replace(memory, interrupted=kept))
-
     def _hear_retries(self) -> None:
         memory, wanted = self.memory(), self._wanted.os
         if wanted is not None and wanted.retry_failed > memory.retries:
-            self._keep(OsMemory(retries=wanted.retry_failed, armed_in=memory.armed_in))
-
-    def _keep(self, memory: OsMemory) -> None:
-        self.root.write(paths.OS_MEMORY, msgspec.json.encode(memory), mode=0o600)
+            fresh = OsMemory(retries=wanted.retry_failed, armed_in=memory.armed_in)
+            save_memory(self.root, fresh)
 
     # -- looking and telling -----------------------------------------------------------------
 
@@ -394,7 +369,32 @@ class OsUpdater:
             return await self.turn()
         except OSError as exc:
             self._say(_failing("HostError", str(exc)))
-            return self._rest()
+        except Exception as exc:
+            # It must not take the other halves down with it, least of all on trial.
+            log.exception("os.defect")
+            self._say(_failing("AgentError", f"{type(exc).__name__} in the agent; see its log"))
+        return self._rest()
+
+    async def _fetch(self, wanted: DesiredOs, wake: anyio.Event) -> bool:
+        """Bring an image here; False when news came first. What is here already stays."""
+        self._say(_updating(f"OS image {wanted.version} is being fetched"))
+        failure: SkerryError | None = None
+        async with anyio.create_task_group() as tg:
+
+            async def interrupt() -> None:
+                await wake.wait()
+                tg.cancel_scope.cancel()
+
+            tg.start_soon(interrupt)
+            try:
+                await self.fetch(self.root, self.content, wanted.artifact)
+                self._fetched = wanted.artifact.digest
+            except SkerryError as exc:
+                failure = exc
+            tg.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return self._fetched == wanted.artifact.digest
 
     async def _look(self) -> OsObserved:
         async with self._busy:

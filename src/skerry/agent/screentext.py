@@ -33,6 +33,8 @@ _STRONG = "\x1b[0;1m"
 # Four light modules around the code are the standard's; two are enough for phones and save space.
 _QUIET = 2
 _MIN_TEXT = 30
+# On a wide screen the code stays near the text that speaks of it.
+_MAX_TEXT = 60
 _MIN_COLUMNS, _MIN_ROWS = 20, 5
 _FINGERPRINT = 16
 _MARKS = ("Mn", "Me")
@@ -64,7 +66,7 @@ def render(facts: ScreenFacts, *, columns: int = 80, rows: int = 25) -> tuple[st
     reset at the end of each."""
     columns, rows = max(columns, _MIN_COLUMNS), max(rows, _MIN_ROWS)
     code = _code(facts, columns=columns, rows=rows - 1)
-    width = columns - (len(code[0]) + 1 if code else 0)
+    width = min(columns - len(code[0]) - 1, _MAX_TEXT) if code else columns
     body = _text(facts, width=width, link=not code)[: rows - 1]
     lines = [f"{_HEAD}{_head(facts, columns)}{RESET}"]
     for number in range(rows - 1):
@@ -72,7 +74,10 @@ def render(facts: ScreenFacts, *, columns: int = 80, rows: int = 25) -> tuple[st
         line = f"{style}{text}{RESET}" if style else text
         shown = number < len(code)
         line += " " * ((width if shown else columns) - len(text))
-        lines.append(f"{line} {_CODE}{code[number]}{RESET}" if shown else line)
+        if shown:
+            line += f" {_CODE}{code[number]}{RESET}"
+            line += " " * (columns - width - 1 - len(code[number]))
+        lines.append(line)
     return tuple(lines)
 
 

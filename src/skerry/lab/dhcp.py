@@ -21,7 +21,8 @@ def server_argv(bridge: str, network: IPv4Network, hosts: Path) -> list[str]:
     """The command line (dnsmasq(8)). `hosts` is a folder that it reads as files appear there."""
     gateway = gateway_of(network)
     return [
-        *(PROGRAM, "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--port=0"),
+        # Not as a service: with other rights it would outlive the process that started it.
+        *(PROGRAM, "--no-daemon", "--conf-file=/dev/null", "--port=0"),
         *(f"--interface={bridge}", "--except-interface=lo", "--bind-interfaces"),
         *("--no-resolv", "--no-hosts", "--no-ping", "--leasefile-ro", "--dhcp-authoritative"),
         *("--log-dhcp", "--log-facility=-"),

@@ -179,12 +179,14 @@ def slot_arguments(root_hash: str, root_uuid: str, verity_uuid: str) -> tuple[st
 
 
 def live_arguments(root_hash: str) -> tuple[str, ...]:
-    """Arguments by which the installation medium finds its own root."""
+    """Arguments by which the installation medium finds its own root. It mounts nothing of a disk
+    that is installed already: such a disk would be in use, and could not be installed again."""
     return (
         f"roothash={root_hash}",
         f"systemd.verity_root_data=/dev/disk/by-partlabel/{MEDIUM_ROOT}",
         f"systemd.verity_root_hash=/dev/disk/by-partlabel/{MEDIUM_VERITY}",
         "skerry.install",
+        "systemd.mask=boot.mount",
     )
 
 

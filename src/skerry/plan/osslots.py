@@ -86,7 +86,8 @@ def verity_uuid(sector: bytes) -> str:
 
 def parse_cmdline(text: str) -> RunningSystem:
     """What the signed command line names; empty fields for what it does not."""
-    given = dict(word.partition("=")[::2] for word in text.split())
+    words = (word.partition("=") for word in text.split())
+    given = {key: value for key, _, value in words}
     root_hash = given.get("roothash", "")
     return RunningSystem(
         root_hash=root_hash if re.fullmatch(r"[0-9a-f]{64}", root_hash) else "",

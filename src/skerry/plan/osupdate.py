@@ -132,8 +132,10 @@ def plan_os(
     if desired is None:
         return None
     refusal = _refusal(desired, observed, failed)
-    if refusal is not None or runs(desired, observed):
+    if refusal is not None:
         return refusal
+    if runs(desired, observed):
+        return _entry_again(desired, observed)
     idle = observed.slot(observed.idle)
     whole = idle is not None and idle.state not in (SlotState.EMPTY, SlotState.PARTIAL)
     if idle is not None and whole and idle.image == desired.artifact.digest:
@@ -158,6 +160,16 @@ def runs(desired: DesiredOs, observed: OsObserved) -> bool:
     if observed.image:
         return observed.image == desired.artifact.digest
     return bool(observed.version) and observed.version == desired.version
+
+
+def _entry_again(desired: DesiredOs, observed: OsObserved) -> do.Operation | None:
+    """The boot partition lost the entry of what runs: it is written again, for without it the next
+    start is the other slot. A trial that lost its entry has a journal and is judged by that."""
+    slot = observed.slot(observed.running)
+    if slot is None or slot.state is not SlotState.STAGED or not observed.image:
+        return None
+    steps = (do.ConfirmImage(version=desired.version),)
+    return do.Operation(name=UPDATE_OS, desired_digest=observed.image, steps=steps)
 
 
 def is_settled(desired: DesiredOs | None, observed: OsObserved) -> bool:

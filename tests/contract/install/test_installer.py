@@ -88,8 +88,10 @@ class Power:
 
 @dataclass
 class RealPrograms:
-    """The real programs, but for those that would change this machine."""
+    """The real programs, but for those that would change this machine; `disks` are all that lsblk
+    shows, so that devices of others that come and go disturb nothing."""
 
+    disks: tuple[str, ...]
     power: Power = field(default_factory=Power)
     calls: list[tuple[str, ...]] = field(default_factory=list)
     real: SystemRunner = field(default_factory=SystemRunner)
@@ -108,6 +110,8 @@ class RealPrograms:
         self.power.tick(" ".join(argv[:2]))
         if argv[0] in ("systemctl", "efibootmgr", "sync", "blkid"):
             return Result(tuple(argv), 0, "", "")
+        if argv[0] == "lsblk":
+            argv = [*argv, *self.disks]
         return await self.real.run(
             argv, timeout_s=timeout_s, check=check, stdin=stdin, env=env, cwd=cwd
         )
@@ -121,8 +125,15 @@ class Machine:
     source: str
     target: str
     disk: Path
-    runner: RealPrograms = field(default_factory=RealPrograms)
+    runner: RealPrograms = field(init=False)
     mounts: MtoolsMounts = field(default_factory=MtoolsMounts)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self, *, cut_at: int = 0) -> None:
+        """Power for so many things more; 0: for ever."""
+        self.runner = RealPrograms((self.source, self.target), Power(cut_at))
 
     def doors(self, typist: Typist) -> Doors:
         return Doors(
@@ -246,7 +257,11 @@ def machine_marked(machine: Machine) -> bool:
 
 async def found_disk(machine: Machine) -> probe.TargetDisk:
     disks = await probe.find_disks(
-        DiskRoot("/"), SystemRunner(), SystemBlocks(), machine.mounts, kinds=("loop",)
+        DiskRoot("/"),
+        RealPrograms((machine.target,)),
+        SystemBlocks(),
+        machine.mounts,
+        kinds=("loop",),
     )
     return next(item for item in disks if item.path == machine.target)
 
@@ -341,7 +356,7 @@ async def test_a_power_cut_leaves_a_disk_that_is_installed_by_trying_again(
     may_wipe = SITE.replace("after: reboot", "wipe: true")
     with_site(machine, may_wipe)
     await machine.install(Typist(), unattended=True)
-    machine.runner = RealPrograms()
+    machine.restart()
     await machine.install(Typist(), unattended=True)
     done = machine.runner.power.done
     first = next(number for number, what in enumerate(done) if what.startswith("write"))
@@ -350,7 +365,7 @@ async def test_a_power_cut_leaves_a_disk_that_is_installed_by_trying_again(
 
     for cut_at in range(first + phase, last, 3):
         with_site(machine, may_wipe)
-        machine.runner = RealPrograms(Power(cut_at))
+        machine.restart(cut_at=cut_at)
         with pytest.raises(PowerCut):
             await machine.install(Typist(), unattended=True)
         with_site(machine)
@@ -359,7 +374,7 @@ async def test_a_power_cut_leaves_a_disk_that_is_installed_by_trying_again(
         if disk.empty:
             seen["starts nothing"] += 1
             assert not entry, f"unfinished at {cut_at}, {done[cut_at]}, and would start"
-            machine.runner = RealPrograms()
+            machine.restart()
             await machine.install(Typist(), unattended=True)
         else:
             seen["installed" if cut_at > first + 5 else "untouched"] += 1

@@ -98,6 +98,7 @@ class Appliance:
     hang: frozenset[str] = frozenset()
     """Versions that start and then never answer; on trial the deadline restarts them."""
     waits_for_person: bool = False
+    architecture: str = "amd64"
 
     def __post_init__(self) -> None:
         self.root.chance = random.Random(self.seed)
@@ -114,7 +115,7 @@ class Appliance:
             volumes=self.volumes,
             content=self.shelf,
             clock=self.clock,
-            architecture="amd64",
+            architecture=self.architecture,
             chunk=2048,
         )
 
@@ -147,7 +148,14 @@ class Appliance:
         root = MachineRoot(files=dict(self.root.files), folders=set(self.root.folders))
         kept = {label: bytearray(data) for label, data in self.volumes.kept.items()}
         volumes = MemoryVolumes(kept=kept, refused=set(self.volumes.refused))
-        other = Appliance(self.images, seed=seed, root=root, volumes=volumes, hang=self.hang)
+        other = Appliance(
+            self.images,
+            seed=seed,
+            root=root,
+            volumes=volumes,
+            hang=self.hang,
+            architecture=self.architecture,
+        )
         other.running, other.starts, other.one_shot = self.running, self.starts, self.one_shot
         return other
 

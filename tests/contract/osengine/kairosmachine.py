@@ -139,6 +139,8 @@ class SimulatedAgent:
     mounts: dict[str, str] = field(default_factory=lambda: dict(MOUNTS))
     calls: list[tuple[str, ...]] = field(default_factory=list)
     busy: frozenset[str] = frozenset()
+    # The version that an upgrade leaves instead of the wanted one.
+    spoil: str = ""
     made: int = 0
 
     async def run(
@@ -226,6 +228,7 @@ class SimulatedAgent:
         if kind != "ocifile":
             return 1, "no such source"
         version = kairos_version(scan([self.root.files[path]], wanted_of_tar))[1]
+        version = self.spoil or version
         booted = self.root.files["/proc/cmdline"].decode()
         self.made += 1
         name = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{version} {self.made}"))
@@ -258,14 +261,14 @@ class KairosShelf:
 
     def __init__(self, root: KairosRoot, images: Sequence[Image]) -> None:
         self._root = root
-        self._blobs: dict[str, bytes] = {}
+        self.blobs: dict[str, bytes] = {}
         for image in images:
-            self._blobs |= kairos_blobs(image)
+            self.blobs |= kairos_blobs(image)
 
     async def ensure(self, digest: str, *, size: int = 0) -> str:
         path = f"/var/lib/skerry/content/sha256/{digest.removeprefix('sha256:')}"
         # Past the count of changes: a download is not what these tests interrupt.
-        self._root.files[path] = self._blobs[digest]
+        self._root.files[path] = self.blobs[digest]
         return path
 
     def drop(self, digest: str) -> None:

@@ -15,6 +15,7 @@ from tests.contract.osengine.made import Image, assemble, make_image
 from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.lib.digest import sha256
 from skerry.lib.memory_files import PowerCut
+from skerry.lib.proc import Result
 from skerry.model.osimage import OsImageInfo
 from skerry.plan.bootentries import uki_name
 from skerry.plan.osupdate import OsObserved, SlotState
@@ -507,6 +508,25 @@ async def test_an_unmounted_boot_partition_is_said(machine: Appliance) -> None:
     with pytest.raises(OsEngineFailed) as failed:
         await machine.engine.reset(keep_identity=False)
     assert failed.value.reason == OsReason.BOOT_PARTITION_BROKEN
+
+
+async def test_a_boot_partition_that_came_late_is_mounted_by_the_next_act(
+    machine: Appliance,
+) -> None:
+    files = machine.root.files
+    hidden = {path: files.pop(path) for path in list(files) if path.startswith("/boot/")}
+    files["/proc/mounts"] = b""
+
+    def mount(argv: tuple[str, ...]) -> Result:
+        files.update(hidden)
+        files["/proc/mounts"] = b"/dev/vda2 /boot vfat ro,nosuid 0 0\n"
+        return Result(argv, 0, "", "")
+
+    machine.runner.answer_with("systemctl", "start", "boot.mount", answer=mount)
+
+    await machine.engine.stage(NEW.ref)
+
+    assert machine.holds("b", NEW)
 
 
 async def test_the_boot_partition_is_read_only_after_every_act(machine: Appliance) -> None:

@@ -136,6 +136,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, Image]:
     return build(folder, "1.0.0"), build(folder, "1.1.0")
 
 
+def show_partitions(device: str) -> None:
+    """Others on this machine give loop devices back while this one is taken."""
+    for _ in range(30):
+        run("partx", "--update", device, check=False)
+        if Path(f"{device}p{len(partitions(SIZES))}").exists():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{device} shows no partitions")
+
+
 @pytest.fixture
 def disk(tmp_path: Path, images: tuple[Image, Image]) -> Iterator[Disk]:
     file = tmp_path / "disk"
@@ -148,7 +158,7 @@ def disk(tmp_path: Path, images: tuple[Image, Image]) -> Iterator[Disk]:
     labels.mkdir()
     try:
         # The kernel's loop driver may be built without partitions of its own (max_part=0).
-        run("partx", "--update", device)
+        show_partitions(device)
         for number, part in enumerate(partitions(SIZES), 1):
             (labels / part.label).symlink_to(f"{device}p{number}")
         made = Disk(base, device, labels, *images)

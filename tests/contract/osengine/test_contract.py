@@ -110,6 +110,22 @@ async def test_a_rolled_back_image_does_not_start_again(machine: Machine) -> Non
     assert (await idle_of(machine)).state is SlotState.BAD
 
 
+async def test_a_slot_keeps_its_name_with_its_image(machine: Machine) -> None:
+    old = (await machine.engine.describe()).running
+
+    await machine.engine.stage(NEW.ref)
+    await machine.engine.activate(NEW.ref, trial_s=600)
+    armed = (await machine.engine.describe()).running
+    machine.boot()
+    new = (await machine.engine.describe()).running
+    await machine.engine.roll_back()
+    machine.boot()
+    back = (await machine.engine.describe()).running
+
+    assert (armed, back) == (old, old)
+    assert new != old
+
+
 async def test_the_last_try_can_be_rolled_back_too(machine: Machine) -> None:
     await machine.engine.stage(NEW.ref)
     await machine.engine.activate(NEW.ref, trial_s=600)

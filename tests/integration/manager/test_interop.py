@@ -28,6 +28,7 @@ from skerry.agent.channel import HttpChannel
 from skerry.agent.core import Parts, run_agent
 from skerry.agent.identity import Identity
 from skerry.agent.kube.fake import FakeKubeEngine
+from skerry.agent.osengine.fake import FakeOsEngine
 from skerry.agent.register import prepare
 from skerry.agent.sync import LocalStatus
 from skerry.lib.clock import SystemClock
@@ -47,6 +48,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 GOLDEN = Path(__file__).parents[2] / "unit" / "wire" / "golden"
 HOST = "till-1"
+OS = "1.4.0"
 Shape = Callable[[Any], Any]
 
 # Objects whose keys are people's words, not fields.
@@ -112,6 +114,7 @@ _OPTIONAL = _optional(
         messages.Assignment,
         messages.ClusterAssignment,
         messages.AgentAssignment,
+        messages.OsAssignment,
     )
 )
 
@@ -201,9 +204,9 @@ class Site:
     async def phase(self) -> str:
         return str((await self.document("clusters", "shop"))["status"]["phase"])
 
-    async def make_cluster(self) -> None:
+    async def make_cluster(self, **profile: Any) -> None:
         await self.manager.release()
-        await self.manager.profile()
+        await self.manager.profile(**profile)
         await self.manager.cluster("shop", HOST)
 
     async def reissue(self, shape: Shape, **more: Any) -> assignments.Issued:
@@ -262,6 +265,7 @@ async def site(
         runner=FakeRunner(),
         clock=clock,
         engine=lambda _: engine,
+        os_engine=lambda _: FakeOsEngine(root, architecture="amd64", version=OS),
         channel=lambda identity, keys, counter: Line(
             identity, keys, counter, transport=httpx2.ASGITransport(app=front)
         ),
@@ -304,6 +308,36 @@ async def test_the_main_job_goes_through_one_version_apart(
         assert document["status"]["acknowledged"] == document["status"]["desired"]
         assert messages.SYNC_PATH in host.front.shaped
         assert not any(item.type == "AssignmentAccepted" for item in host.status.conditions)
+
+
+@pytest.mark.parametrize(
+    ("requests", "runs"),
+    [
+        pytest.param(plain, True, id="this-agent"),
+        pytest.param(later, True, id="later-agent"),
+        # It acknowledges what it does not know, and reports no OS: that is not Running.
+        pytest.param(earlier, False, id="earlier-agent"),
+    ],
+)
+async def test_an_os_layer_counts_only_for_an_agent_that_knows_it(
+    manager: Manager, requests: Shape, runs: bool
+) -> None:
+    async with site(manager, requests=requests) as host:
+        await manager.artifact("edge-os", "os", OS, "amd64")
+        await host.make_cluster(layers=[{"name": "os", "type": "os", "artifacts": ["edge-os"]}])
+
+        async def acknowledged() -> bool:
+            status = (await host.document("hosts", HOST))["status"]
+            kubernetes = status.get("kubernetes", {})
+            same = status.get("acknowledged") == status.get("desired")
+            return same and bool(kubernetes.get("nodeReady"))
+
+        await host.until("acknowledgement", acknowledged)
+        await manager.reconciler.settle()
+
+        document = await host.document("hosts", HOST)
+        assert document["status"]["desiredOs"] == OS
+        assert (await host.phase() == "Running") is runs
 
 
 @pytest.mark.parametrize("requests", [later, earlier], ids=["later", "earlier"])

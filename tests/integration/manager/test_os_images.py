@@ -180,6 +180,25 @@ async def test_an_image_that_is_not_complete_is_no_reason_to_take_the_old_one_aw
     assert (await device.sync()).assignment is None
 
 
+async def test_a_host_leaves_its_cluster_before_its_own_wish_counts(manager: Manager) -> None:
+    device = await manager.ready_host("shop-1")
+    await manager.release()
+    await push(manager, "1.4.0")
+    wish = {"osImage": "edge-1-4-0", "approval": "approved"}
+    await manager.apply("Host", "hosts", "shop-1", wish)
+    await manager.profile()
+    await manager.cluster("shop", "shop-1")
+    assert (await assigned(manager, device)).os is not None
+
+    await manager.admin.delete(path_of("clusters", "shop"))
+    leaving = await assigned(manager, device)
+    assert (leaving.cluster, leaving.os) == (None, None)
+
+    await device.report()
+    after = await assigned(manager, device)
+    assert (after.cluster, after.os is not None) == (None, True)
+
+
 async def test_an_assigned_image_cannot_be_deleted(manager: Manager) -> None:
     device = await manager.ready_host("shop-1")
     await push(manager, "1.4.0")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.integration.agent.machines import push_os
 from tests.integration.sim.conftest import Manager
 
 from skerry.lib.files import DiskRoot
@@ -98,3 +99,38 @@ async def test_offline_hosts_are_known_and_then_silent(manager: Manager) -> None
         await until(fleet, online=20 - away)
 
     assert 0 < away < 20
+
+
+@pytest.mark.parametrize(
+    ("bad_percent", "version", "reason"), [(0, "2.0.0", "Ready"), (100, "1.0.0", "OsInterrupted")]
+)
+async def test_simulated_hosts_restart_into_another_os_and_come_back_from_a_bad_one(
+    manager: Manager, bad_percent: int, version: str, reason: str
+) -> None:
+    token = await manager.token(autoApprove=True)
+    fleet = _fleet(manager, token, hosts=3)
+    fleet.faults = Faults(bad_updates_percent=bad_percent)
+    await push_os(manager, "2.0.0")
+
+    async with running(fleet):
+        await until(fleet, registered=3, online=3)
+        for host in await manager.list("Host"):
+            spec = {"site": host.spec.site, "approval": "approved", "osImage": "edge-2-0-0"}
+            labels = {"labels": host.metadata.labels}
+            await manager.apply(
+                {"kind": "Host", "metadata": {"name": host.name, **labels}, "spec": spec}
+            )
+        with anyio.fail_after(60):
+            while True:
+                hosts = await manager.list("Host")
+                told = [
+                    (host.status.os.version, item.reason)
+                    for host in hosts
+                    for item in host.status.conditions
+                    if item.type == "OsUpdated"
+                ]
+                if told == [(version, reason)] * 3:
+                    break
+                await anyio.sleep(0.2)
+
+    assert all(host.status.os.engine == "fake" for host in hosts)

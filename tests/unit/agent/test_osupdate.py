@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from skerry.agent import paths
+from skerry.agent.content import Content
 from skerry.agent.journal import Entry, EventLog, Journal
-from skerry.agent.osupdate import OsMemory
+from skerry.agent.osmemory import OsMemory
 from skerry.lib import pki
+from skerry.lib.files import Root
+from skerry.model.artifact import ArtifactRef
 from skerry.plan import steps as do
 from skerry.plan.osupdate import STAGE_OS, SlotState
 from skerry.wire import envelope as env
@@ -202,6 +206,37 @@ async def test_staging_is_given_up_when_another_image_is_wanted() -> None:
 
     assert (await machine.seen()).version == "3.0.0"
     assert machine.ran == ["a 1.0.0", "b 3.0.0"]
+
+
+async def test_a_download_is_given_up_when_another_image_is_wanted() -> None:
+    machine = OsMachine()
+    first, second = machine.image("2.0.0"), machine.image("3.0.0")
+    machine.assign(first)
+    machine.new_process()
+    fetched: list[str] = []
+    began, ready = anyio.Event(), anyio.Event()
+
+    async def fetch(root: Root, content: Content, ref: ArtifactRef) -> None:
+        fetched.append(ref.version)
+        if ref == first:
+            began.set()
+            await anyio.sleep_forever()
+
+    machine.os.fetch, machine.os.on_ready = fetch, ready.set
+    await machine.os.begin()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(machine.os.run)
+        with anyio.fail_after(5):
+            await began.wait()
+            machine.assign(second)
+            machine.os.nudge()
+            await ready.wait()
+        tg.cancel_scope.cancel()
+
+    assert fetched == ["2.0.0", "3.0.0"]
+    move = await machine.os.move(())
+    assert move is not None
+    assert move.desired_digest == second.digest
 
 
 async def test_a_lost_journal_on_trial_confirms_what_is_wanted_and_healthy() -> None:

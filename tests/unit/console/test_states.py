@@ -10,7 +10,9 @@ import pytest
 from skerry.console import states
 from skerry.model import kinds as k
 from skerry.model.meta import Condition, Metadata, Resource
+from skerry.model.osstate import OsSlotState
 from skerry.model.reasons import REASONS, Cause, Severity, why
+from skerry.plan.osupdate import SlotState
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SILENT = Condition(type="Reachable", status="Unknown", reason="HostSilent")
@@ -117,3 +119,11 @@ def test_the_console_offers_its_own_way_where_it_has_one() -> None:
         next_action="skerry release push",
     )
     assert states.here(other, "north") is None
+
+
+@pytest.mark.parametrize("state", list(SlotState))
+def test_every_state_of_a_slot_has_words_of_its_own(state: SlotState) -> None:
+    looks = states.slot_state(OsSlotState(name="a", state=state.value))
+
+    assert looks.word != state.value or state is SlotState.EMPTY
+    assert looks.tone in {"good", "busy", "quiet", "bad", "off"}

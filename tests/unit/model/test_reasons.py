@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import skerry
+from skerry.agent.osengine.engine import OsReason
 from skerry.model.meta import Condition
 from skerry.model.reasons import REASONS, Severity, explain, why
 from skerry.model.refusals import REFUSALS
+from skerry.plan.osupdate import OsReturn
 
 SOURCE = Path(skerry.__file__).parent
 FACTS = {"host": "till-1", "cluster": "shop", "project": "default"}
@@ -43,6 +45,25 @@ def test_every_reason_in_the_code_is_in_the_table() -> None:
             found.update(re.findall(r'reason="([A-Z][A-Za-z]+)"', path.read_text()))
 
     assert found - set(REASONS) - set(REFUSALS) - HEALTHY == set()
+
+
+def test_every_reason_of_an_os_engine_and_of_a_return_is_in_the_table() -> None:
+    named = {item.value for item in OsReason} | {item.reason for item in OsReturn}
+
+    assert named <= set(REASONS)
+
+
+def test_an_os_that_was_taken_back_is_the_cause_before_what_waits_for_it() -> None:
+    conditions = [
+        bad("Reconciled", "InProgress"),
+        bad("OsUpdated", "OsReturned", "OS 1.4.0 was not healthy within 675 s"),
+        bad("OsHealthy", "OsProblem", "slot b does not verify"),
+    ]
+
+    cause = why(conditions, FACTS)
+
+    assert cause.reason == "OsReturned"
+    assert cause.next_action == "skerry retry host till-1"
 
 
 def test_the_cause_is_nearest_to_the_root() -> None:

@@ -192,6 +192,17 @@ def test_the_image_of_the_disk_counts_by_its_version() -> None:
     assert isinstance(plan(want("1.0.1"), unnamed), do.Operation)
 
 
+def test_a_lost_entry_of_what_runs_is_written_again() -> None:
+    observed = host(SlotState.STAGED)
+
+    move = plan(want("1.0.0"), observed)
+
+    assert isinstance(move, do.Operation)
+    assert move.steps == (do.ConfirmImage(version="1.0.0"),)
+    assert not is_settled(want("1.0.0"), observed)
+    assert plan(None, observed) is None
+
+
 def test_a_return_without_a_verdict_counts_the_second_time() -> None:
     assert judge(verdict=True, interrupted_before=0) is OsReturn.FAILED
     assert judge(verdict=False, interrupted_before=0) is OsReturn.INTERRUPTED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry.plan.bootentries import (
@@ -68,6 +68,7 @@ def test_names_of_slots_stand_in_their_superblocks() -> None:
     assert verity_uuid(verity + number) == "11111111-2222-3333-4444-555566667777"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=600))
 def test_any_bytes_can_lie_in_a_slot(sector: bytes) -> None:
     for found in (erofs_uuid(sector), verity_uuid(sector)):
@@ -87,11 +88,13 @@ def test_the_signed_command_line_names_root_and_hashes() -> None:
     assert parse_cmdline("skerry.recovery").recovery
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_command_line_is_bearable(text: str) -> None:
     assert parse_cmdline(text).labels == frozenset()
 
 
+@settings(deadline=None)
 @given(names)
 def test_a_name_is_what_it_was_read_from(name: EntryName) -> None:
     again = parse_name(name.file)
@@ -100,6 +103,7 @@ def test_a_name_is_what_it_was_read_from(name: EntryName) -> None:
     assert again.file == name.file
 
 
+@settings(deadline=None)
 @given(names)
 def test_a_returned_entry_is_told_from_one_whose_tries_are_used_up(name: EntryName) -> None:
     assert name.returned().rolled_back

@@ -6,7 +6,7 @@ import itertools
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry.plan.bootentries import EntryName
@@ -139,6 +139,7 @@ _facts = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(_facts)
 def test_a_whole_slot_is_never_written_and_every_other_chance_is_taken(
     facts: RecoveryFacts,
@@ -157,6 +158,7 @@ def test_a_whole_slot_is_never_written_and_every_other_chance_is_taken(
         assert "\n" not in line
 
 
+@settings(deadline=None)
 @given(_facts)
 def test_trying_ends(facts: RecoveryFacts) -> None:
     steps: list[RecoveryStep] = []

@@ -78,6 +78,7 @@ class AbEngine:
 
     async def stage(self, image: ArtifactRef) -> None:
         async with self._changing:
+            await self._boot.ready()
             seen = await self._seen()
             idle = idle_of(seen)
             info = noted(seen, image) or await self._artifacts.info(image)
@@ -92,6 +93,7 @@ class AbEngine:
 
     async def activate(self, image: ArtifactRef, *, trial_s: int) -> None:
         async with self._changing:
+            await self._boot.ready()
             seen = await self._seen()
             observed = seen.observed
             idle = idle_of(seen)
@@ -116,10 +118,12 @@ class AbEngine:
 
     async def confirm(self) -> None:
         async with self._changing:
+            await self._boot.ready()
             await self._confirm(await self._seen())
 
     async def roll_back(self) -> None:
         async with self._changing:
+            await self._boot.ready()
             seen = await self._seen()
             for slot in seen.observed.slots:
                 if slot.state is SlotState.TRIAL:

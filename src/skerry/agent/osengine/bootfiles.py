@@ -73,6 +73,13 @@ class BootFiles:
             with contextlib.suppress(SkerryError):
                 await self._command("mount", "-o", "remount,ro", BOOT)
 
+    async def ready(self) -> None:
+        """Mount the partition if the start could not: a disk that came late is no reason to stay
+        without it until the next one. Whether it worked is seen by looking."""
+        if not self.mounted():
+            with contextlib.suppress(SkerryError):
+                await self._command("systemctl", "start", "boot.mount")
+
     def entries(self) -> tuple[tuple[FoundEntry, ...], tuple[str, ...]]:
         """Every file that is one of our entries, and what is wrong among them."""
         found: list[FoundEntry] = []

@@ -36,10 +36,12 @@ from skerry.agent.osengine.kairos_state import (
     Activating,
     KairosFacts,
     KairosRecord,
+    Kept,
     Staged,
     Verdict,
     known_of,
     observed,
+    slot_names,
 )
 from skerry.lib.files import Root
 from skerry.lib.proc import CommandFailed, CommandMissing, CommandTimedOut, Result, Runner
@@ -258,22 +260,40 @@ class KairosEngine:
         path = await self._content.ensure(staged.blob, size=staged.size_bytes)
         before = tuple(sorted(item.identity for item in facts.images.values()))
         begun = Activating(staged=staged, before=before)
-        self._keep(msgspec.structs.replace(record, activating=begun))
+        name = slot_names(facts, record)[facts.running]
+        kept = Kept(identity=facts.images[facts.running].identity, slot=name)
+        self._keep(msgspec.structs.replace(record, activating=begun, kept=kept))
         await self._clear_assessment(facts)
         config = upgrade_config(facts, staged.unpacked_bytes)
         self._root.write(UPGRADE_CONFIG, config.encode())
         self._root.mkdir(paths.RUN)
         try:
             await self._call(*_upgrade_command(facts, path), timeout_s=_UPGRADE_LIMIT_S)
+        except OsEngineFailed:
+            await self._give_up()
+            raise
         finally:
             self._root.remove(UPGRADE_CONFIG)
-        after = await self._measure()
-        if wrong := image_problems(after, staged):
+        if wrong := image_problems(await self._measure(), staged):
+            await self._give_up()
             raise OsEngineFailed(
                 OsReason.OS_ENGINE_FAILED,
                 f"kairos-agent upgraded to {staged.version}, but {'; '.join(wrong)}",
-                hint="the host is not restarted into it; the upgrade is tried again by itself",
+                hint="the next start is the running image's; the upgrade is tried again by itself",
             )
+
+    async def _give_up(self) -> None:
+        """After a failed upgrade the next start is the running image's, whatever its file is
+        called now."""
+        facts = await self._measure()
+        if facts.boot is KairosBoot.UKI:
+            return
+        try:
+            facts = await self._clear(facts)
+            await self._choose(facts, lasting=ENTRIES[PASSIVE] if facts.running == PASSIVE else "")
+        except OsEngineFailed as exc:
+            # The upgrade's own failure says more.
+            log.warning("os.upgrade.not_cleared", error=exc.message)
 
     # -- boot entries --------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 Kairos' slots are files that change their names: an upgrade renames `active.img` to `passive.img`
 below the running system. An image is therefore known by the UUID of its file system, which mkfs
-draws anew for each image and which renaming and relabelling keep. `next` stands for what waits in
-the content store: on Kairos the slot itself is written when the image is activated.
+draws anew for each image and which renaming and relabelling keep, and its slot, `a` or `b`, by it.
+`next` stands for what waits in the content store: on Kairos the slot itself is written when the
+image is activated.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 
 from skerry.model.kairosimage import KairosBoot
 from skerry.model.meta import Record
+from skerry.plan.disklayout import SLOTS
 from skerry.plan.osupdate import OsEngineKind, OsObserved, OsSlot, SlotState
 
 ACTIVE, PASSIVE, NEXT, RECOVERY = "active", "passive", "next", "recovery"
@@ -77,9 +79,17 @@ class Activating(Record, frozen=True, kw_only=True):
     before: tuple[str, ...]
 
 
+class Kept(Record, frozen=True, kw_only=True):
+    """The image that the last upgrade left alone, and what its slot was called then."""
+
+    identity: str
+    slot: str
+
+
 class KairosRecord(Record, frozen=True, kw_only=True):
     """What the engine remembers on the persistent partition. `known` by identity of the image."""
 
+    kept: Kept | None = None
     staged: Staged | None = None
     activating: Activating | None = None
     known: dict[str, Known] = {}
@@ -257,6 +267,23 @@ def boot_state(cmdline: str, selected: str) -> BootState:
     return BootState.UNKNOWN
 
 
+def slot_names(facts: KairosFacts, record: KairosRecord) -> dict[str, str]:
+    """What the slots of Kairos' two files are called: a slot keeps its name with its image while
+    the file's changes, so that a plan can say which one to return to."""
+    active, passive = facts.images.get(ACTIVE), facts.images.get(PASSIVE)
+    kept = record.kept
+    swapped = False
+    # Straight after the installation both files are the same image.
+    twins = active is not None and passive is not None and active.identity == passive.identity
+    if kept is not None and not twins:
+        if passive is not None and passive.identity == kept.identity:
+            swapped = kept.slot == SLOTS[0]
+        elif active is not None and active.identity == kept.identity:
+            swapped = kept.slot == SLOTS[1]
+    first, second = reversed(SLOTS) if swapped else SLOTS
+    return {ACTIVE: first, PASSIVE: second}
+
+
 def known_of(facts: KairosFacts, record: KairosRecord, slot: str) -> Known | None:
     """What skerry knows of a slot's image. An upgrade that ended without a word of ours is
     recognised: the active image is none of those before, and says the version that was wanted."""
@@ -278,27 +305,28 @@ def armed(facts: KairosFacts) -> bool:
     return facts.grubenv.get("next_entry") == ENTRIES[ACTIVE]
 
 
-def slot_of(facts: KairosFacts, record: KairosRecord, name: str) -> OsSlot:
-    """One of Kairos' two slots. An image that skerry never put on trial counts as good when it is
-    complete: Kairos itself or its installer put it there."""
-    image = facts.images.get(name)
+def slot_of(facts: KairosFacts, record: KairosRecord, role: str) -> OsSlot:
+    """The slot of one of Kairos' two files. An image that skerry never put on trial counts as good
+    when it is complete: Kairos itself or its installer put it there."""
+    name = slot_names(facts, record)[role]
+    image = facts.images.get(role)
     if image is None:
         return OsSlot(name=name, state=SlotState.EMPTY)
-    known = known_of(facts, record, name)
+    known = known_of(facts, record, role)
     digest = known.image if known else ""
     version = known.version if known else image.version
     left = 0
     if not image.identity:
         state = SlotState.PARTIAL
-    elif image.missing(name, facts.boot):
+    elif image.missing(role, facts.boot):
         state = SlotState.BAD
     elif known is None or known.verdict is Verdict.GOOD:
         state = SlotState.GOOD
     elif known.verdict is Verdict.BAD:
         state = SlotState.BAD
     else:
-        left = _tries_left(facts, image, name)
-        state = SlotState.TRIAL if left or facts.running == name else SlotState.BAD
+        left = _tries_left(facts, image, role)
+        state = SlotState.TRIAL if left or facts.running == role else SlotState.BAD
     return OsSlot(name=name, state=state, image=digest, version=version, tries_left=left)
 
 
@@ -310,8 +338,9 @@ def _tries_left(facts: KairosFacts, image: ImageFacts, name: str) -> int:
 
 def observed(facts: KairosFacts, record: KairosRecord) -> OsObserved:
     """What the engine reports."""
-    running = facts.running
-    known = known_of(facts, record, running) if running else None
+    role = facts.running
+    running = slot_names(facts, record)[role] if role else ""
+    known = known_of(facts, record, role) if role else None
     waiting = record.staged
     both = (slot_of(facts, record, ACTIVE), slot_of(facts, record, PASSIVE))
     upcoming = OsSlot(name=NEXT, state=SlotState.EMPTY)

@@ -25,6 +25,8 @@ from skerry.plan.osslots import (
 )
 
 CHUNK = 1 << 20
+# A slow disk must not hold up everything else on the host for a whole image at once.
+FLUSH_BYTES = 32 << 20
 
 
 def measure(volumes: Volumes, slot: str, note: SlotNote | None) -> SlotFacts:
@@ -76,6 +78,8 @@ def fill(
         if volumes.read(label, offset, len(data)) != data:
             volumes.write(label, offset, data)
             written += len(data)
+            if written % FLUSH_BYTES < len(data):
+                volumes.flush(label)
         offset += len(piece)
     volumes.flush(label)
     return written

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from skerry.cli.commands.kairosimages import kairos_artifact, kairos_overlay
 from skerry.cli.session import runs, surroundings, the_clock
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ _LOCK = click.option(
 @click.group()
 def image() -> None:
     """Build OS images for hosts."""
+
+
+image.add_command(kairos_overlay)
+image.add_command(kairos_artifact)
 
 
 @image.command("plan")

@@ -17,7 +17,8 @@ async def retry(kind: str, names: tuple[str, ...], project: str | None) -> None:
     """Let hosts try again what failed on them.
 
     skerry retry cluster NAME: the state that the cluster's hosts returned from. skerry retry host
-    NAME: the agent that the host returned from. A host that failed tries nothing twice by itself.
+    NAME: the agent and the OS image that the host returned from. A host that failed tries nothing
+    twice by itself.
     """
     from skerry.model.meta import RETRY_KEY, retries
 

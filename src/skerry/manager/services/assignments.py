@@ -172,7 +172,11 @@ async def _with_agent(centre: Centre, host: AnyResource, content: _Content) -> _
 async def _content(centre: Centre, host: AnyResource) -> _Content:
     cluster = await _cluster(centre, host)
     if cluster is None:
-        return await _with_os(centre, host, _Content(None, {}), [])
+        plain = _Content(None, {})
+        if clusters.cluster_of(host):
+            # It leaves its cluster first: an OS that fails must not keep it from proving that.
+            return plain
+        return await _with_os(centre, host, plain, [])
     revisions, missing = await stacks.load_revisions(centre, host.project, cluster.spec.profiles)
     if missing:
         raise CannotAssign(missing[0].message, hint=missing[0].hint, reason="ProfileMissing")
