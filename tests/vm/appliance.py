@@ -14,9 +14,8 @@ import yaml
 
 from skerry.builder.agent import agent_entry, build_agent
 from skerry.builder.cache import default_cache
-from skerry.builder.image.build import Build, Job
+from skerry.builder.image.build import Build, open_job
 from skerry.builder.image.deliver import Delivery, deliver
-from skerry.builder.image.inputs import gather, load_definition, load_distribution
 from skerry.builder.image.journal import BuildLog
 from skerry.builder.image.keys import create_keys, open_keys
 from skerry.lib.clock import SystemClock
@@ -60,19 +59,10 @@ class Works:
         document["spec"] |= {"version": version, **(more or {})}
         file = self.folder / f"{version}.yaml"
         file.write_text(yaml.safe_dump(document))
-        definition = load_definition(file)
-        base = definition.spec.base
         lock = CHECKOUT / "requirements" / "dev.txt"
         agent = await build_agent(cache=cache, runner=runner, lock=lock)
         mark = await agent_entry(runner=runner, lock=lock)
-        job = Job(
-            definition=definition,
-            distribution=load_distribution(base.distribution, base.release),
-            inputs=gather(definition, base=self.folder, agent=mark, keys=open_keys(keys)),
-            base=self.folder,
-            agent=agent.path,
-            keys=open_keys(keys),
-        )
+        job = open_job(file, open_keys(keys), agent=mark, archive=agent.path)
         out = self.folder / version
         out.mkdir()
         with (out / "build.log").open("w") as writing:

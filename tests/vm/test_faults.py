@@ -1,4 +1,4 @@
-"""One flipped bit in what a confirmed slot starts from: the machine starts from the other slot."""
+"""What a disk can lose without losing the machine: one bit of a slot, or the whole state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from skerry.lab.tamper import Spot, flip
 from skerry.lib.proc import SystemRunner
 from skerry.model.osimage import parse_os_image
 from skerry.plan.bootentries import FOLDER, BootEntry, EntryName, render, uki_name
-from skerry.plan.disklayout import BOOT, data_label, verity_label
+from skerry.plan.disklayout import BOOT, STATE, data_label, verity_label
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -150,3 +150,80 @@ async def test_a_confirmed_slot_with_a_flipped_bit_gives_way(
 
         print(f"\n{hit}: the other slot after {took:.0f} s")
         assert await runs(machine) == "1.0.0"
+
+
+def wreck_state(disk: Path) -> None:
+    """Nothing that a repair could find: every superblock of the state's file system is gone."""
+    state = read_table(disk).parts[STATE]
+    with disk.open("r+b") as target:
+        for at in range(0, state.size, 32 << 20):
+            target.seek(state.start + at)
+            target.write(b"\xa5" * min(64 << 10, state.size - at))
+
+
+async def ask_for_reset(machine: Machine, *, keep: bool) -> None:
+    """As the engine's `reset` does."""
+    text = "true" if keep else "false"
+    await machine.sh(
+        "mount -o remount,rw /boot && mkdir -p /boot/skerry"
+        f" && echo '{{\"keepIdentity\":{text}}}' > /boot/skerry/reset"
+        " && sync /boot/skerry/reset /boot/skerry && mount -o remount,ro /boot"
+    )
+
+
+async def test_a_state_that_is_lost_is_told_and_not_formatted(pair: Pair) -> None:
+    async with pair.machine("lost-state") as machine:
+        wreck_state(machine.spec.disks[0].path)
+
+        await machine.start()
+        await machine.wait_for_shell(_START_S)
+
+        # The newest slot: another one would have the same state.
+        assert await runs(machine) == "1.1.0"
+        assert "tmpfs" in (await machine.sh("findmnt -n -o FSTYPE /var")).stdout
+        assert "cannot be mounted" in (await machine.sh("cat /run/skerry/site.json")).stdout
+        begun = await machine.sh("systemctl is-active skerry-first-boot", check=False)
+        assert begun.stdout.strip() == "inactive"
+        await machine.quit()
+        disk = machine.spec.disks[0].path
+        with disk.open("rb") as left:
+            left.seek(read_table(disk).parts[STATE].start)
+            assert left.read(16) == b"\xa5" * 16
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["keeping", "wholly"])
+async def test_a_reset_wipes_what_it_should(pair: Pair, *, keep: bool) -> None:
+    async with pair.machine(f"reset-{keep}") as machine:
+        await machine.start()
+        await machine.wait_for_shell(_START_S)
+        identity = "/var/lib/skerry/identity/identity.json"
+        await machine.sh(
+            f"mkdir -p $(dirname {identity}) && echo mine > {identity}"
+            " && echo data > /var/lib/workload && sync /var/lib/workload"
+        )
+        before = (await machine.sh("cat /etc/machine-id")).stdout
+        await ask_for_reset(machine, keep=keep)
+        await machine.quit()
+
+        await machine.start()
+        await machine.wait_for_shell(_START_S)
+
+        assert not (await machine.sh("test -e /var/lib/workload", check=False)).ok
+        assert (await machine.sh(f"test -e {identity}", check=False)).ok == keep
+        assert ((await machine.sh("cat /etc/machine-id")).stdout == before) == keep
+        assert not (await machine.sh("test -e /boot/skerry/reset", check=False)).ok
+
+
+async def test_a_reset_that_was_cut_while_formatting_goes_on(pair: Pair) -> None:
+    async with pair.machine("cut-reset") as machine:
+        await machine.start()
+        await machine.wait_for_shell(_START_S)
+        await ask_for_reset(machine, keep=False)
+        await machine.quit()
+        wreck_state(machine.spec.disks[0].path)
+
+        await machine.start()
+        await machine.wait_for_shell(_START_S)
+
+        assert "ext4" in (await machine.sh("findmnt -n -o FSTYPE /var")).stdout
+        assert not (await machine.sh("test -e /boot/skerry/reset", check=False)).ok

@@ -195,18 +195,12 @@ async def _live(
         os=os_updater,
         idle_s=parts.idle_s,
     )
-    if updater is not None:
-        updater.on_ready = worker.nudge
-        await updater.begin()
-    if os_updater is not None:
-        os_updater.on_ready, os_updater.health = worker.nudge, worker.health_now
-        await os_updater.begin()
+    halves = await _begin(worker, updater, os_updater)
 
     def assigned() -> None:
         worker.nudge()
-        for half in (updater, os_updater):
-            if half is not None:
-                half.nudge()
+        for half in halves:
+            half.nudge()
 
     async with anyio.create_task_group() as tg:
 
@@ -237,9 +231,21 @@ async def _live(
         tg.start_soon(worker.run)
         tg.start_soon(syncer.run)
         tg.start_soon(follow, source, parts.clock, mine, partial(_relabel, standing))
-        for half in (updater, os_updater):
-            if half is not None:
-                tg.start_soon(half.run)
+        for half in halves:
+            tg.start_soon(half.run)
+
+
+async def _begin(
+    worker: Worker, updater: Updater | None, os_updater: OsUpdater | None
+) -> tuple[Updater | OsUpdater, ...]:
+    """Join what looks after agent and OS with the worker, and let each settle its last trial."""
+    if updater is not None:
+        updater.on_ready = worker.nudge
+        await updater.begin()
+    if os_updater is not None:
+        os_updater.on_ready, os_updater.health = worker.nudge, worker.health_now
+        await os_updater.begin()
+    return tuple(half for half in (updater, os_updater) if half is not None)
 
 
 async def _relabel(standing: Standing, now: Gathered) -> None:

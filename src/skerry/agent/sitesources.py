@@ -98,10 +98,12 @@ async def find_site_data(
             reads = [("", (SiteData(), [Problem(path="", message=f"cannot be mounted: {why}")]))]
         for name, read in reads:
             take(Source.STICK, f"{device}:{name}".rstrip(":"), read)
-    for folder in (_SYSTEM_CREDENTIALS, credentials):
+    # The unit's own is the system's, where both are there.
+    for folder in (credentials, _SYSTEM_CREDENTIALS):
         path = f"{folder}/{CREDENTIAL}"
         if folder and root.exists(path):
             take(Source.CREDENTIAL, path, _file(root, path))
+            break
     take(Source.COMMAND_LINE, "kernel command line", _command_line(root))
     return SiteFound(tuple(layers), tuple(problems))
 

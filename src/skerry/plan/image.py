@@ -80,14 +80,34 @@ def plan_image(
     definition: ImageDefinition, distribution: Distribution, inputs: ImageInputs
 ) -> tuple[ImageStep, ...]:
     """All steps, each after those that it needs."""
-    spec = definition.spec
+    steps = _Steps()
+    _add_trees(steps, definition, distribution, inputs)
+    _add_signed(steps, definition, distribution, inputs)
+    about = {
+        "name": definition.name,
+        "version": definition.spec.version,
+        "generation": inputs.policy_generation,
+    }
+    steps.add("artifact", about, needs=("root", "verity", "signature", "uki"))
+    disk = {
+        "sizes": msgspec.to_builtins(definition.spec.sizes),
+        "enroll": definition.spec.enroll_keys.value,
+        "enrolment": inputs.keys.get("enrolment", ""),
+    }
+    steps.add("disk", {**about, **disk}, needs=("tools", "artifact", "recovery", "loader"))
+    return tuple(steps.found.values())
+
+
+def _add_trees(
+    steps: _Steps, definition: ImageDefinition, distribution: Distribution, inputs: ImageInputs
+) -> None:
+    """Everything that no key goes into: from packages to the root hash."""
     origin = {
         "distribution": distribution.distribution,
         "release": distribution.release,
-        "architecture": spec.architecture,
-        "asOf": spec.base.as_of,
+        "architecture": definition.spec.architecture,
+        "asOf": definition.spec.base.as_of,
     }
-    steps = _Steps()
     steps.add("tools", {**origin, "packages": distribution.tools})
     steps.add("packages", {**origin, "packages": packages_of(definition, distribution)})
     steps.add("boot", {**origin, "packages": boot_packages_of(definition, distribution)})
@@ -97,50 +117,35 @@ def plan_image(
         "files": inputs.appliance.get("initrd", ""),
     }
     steps.add("initrd", initrd, needs=("tools", "boot"))
-    steps.add(
-        "root",
-        {
-            "name": definition.name,
-            "spec": _root_part(definition),
-            "leftOut": distribution.root_left_out,
-            "unprivileged": distribution.unprivileged,
-            "enable": distribution.enable,
-            "mask": distribution.mask,
-            "files": inputs.appliance.get("root", ""),
-            "sources": inputs.sources,
-            "agent": inputs.agent,
-        },
-        needs=("tools", "packages", "boot"),
-    )
-    steps.add("verity", {}, needs=("tools", "root"))
-    keys = inputs.keys
-    steps.add("signature", {"key": keys.get("verity", "")}, needs=("tools", "verity"))
-    signed = {"db": keys.get("db", ""), "pcr": keys.get("pcr", "")}
-    arguments = kernel_arguments(definition, distribution)
-    steps.add(
-        "uki", {**signed, "arguments": arguments}, needs=("tools", "boot", "initrd", "verity")
-    )
-    steps.add(
-        "recovery",
-        {"db": signed["db"], "arguments": recovery_arguments(distribution)},
-        needs=("tools", "boot", "initrd"),
-    )
-    steps.add("loader", {"db": signed["db"]}, needs=("tools",))
-    live = {"db": signed["db"], "arguments": arguments}
-    steps.add("live", live, needs=("tools", "boot", "initrd", "verity"))
-    about = {
+    root = {
         "name": definition.name,
-        "version": spec.version,
-        "generation": inputs.policy_generation,
+        "spec": _root_part(definition),
+        "leftOut": distribution.root_left_out,
+        "unprivileged": distribution.unprivileged,
+        "enable": distribution.enable,
+        "mask": distribution.mask,
+        "files": inputs.appliance.get("root", ""),
+        "sources": inputs.sources,
+        "agent": inputs.agent,
     }
-    steps.add("artifact", about, needs=("root", "verity", "signature", "uki"))
-    disk = {
-        "sizes": msgspec.to_builtins(spec.sizes),
-        "enroll": spec.enroll_keys.value,
-        "enrolment": keys.get("enrolment", ""),
-    }
-    steps.add("disk", {**about, **disk}, needs=("tools", "artifact", "recovery", "loader"))
-    return tuple(steps.found.values())
+    steps.add("root", root, needs=("tools", "packages", "boot"))
+    steps.add("verity", {}, needs=("tools", "root"))
+
+
+def _add_signed(
+    steps: _Steps, definition: ImageDefinition, distribution: Distribution, inputs: ImageInputs
+) -> None:
+    """What is signed: the root hash, boot images and loader."""
+    keys = inputs.keys
+    db = {"db": keys.get("db", "")}
+    slot = {**db, "arguments": kernel_arguments(definition, distribution)}
+    recovery = {**db, "arguments": recovery_arguments(distribution)}
+    system = ("tools", "boot", "initrd")
+    steps.add("signature", {"key": keys.get("verity", "")}, needs=("tools", "verity"))
+    steps.add("uki", {**slot, "pcr": keys.get("pcr", "")}, needs=(*system, "verity"))
+    steps.add("recovery", recovery, needs=system)
+    steps.add("loader", db, needs=("tools",))
+    steps.add("live", slot, needs=(*system, "verity"))
 
 
 def packages_of(definition: ImageDefinition, distribution: Distribution) -> tuple[str, ...]:

@@ -8,12 +8,12 @@ stays until the one that replaces it is durable.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from skerry.agent.osengine.engine import OsEngineFailed, OsReason
 from skerry.lib.clock import Clock
+from skerry.lib.digest import sha256_of_chunks
 from skerry.lib.errors import SkerryError
 from skerry.lib.files import DiskFull, FileMissing, Root, text_of
 from skerry.lib.proc import CommandFailed, CommandMissing, CommandTimedOut, Runner
@@ -145,7 +145,7 @@ class BootFiles:
     def digest_of(self, uki: str) -> str:
         """Digest of a boot image's bytes on the disk; empty when it cannot be read."""
         try:
-            return _digest(self.root.read_chunks(f"{BOOT}/{uki}", from_disk=True))
+            return sha256_of_chunks(self.root.read_chunks(f"{BOOT}/{uki}", from_disk=True))
         except (FileMissing, OSError):
             return ""
 
@@ -199,13 +199,6 @@ class BootFiles:
             await self.runner.run(argv, timeout_s=_MOUNT_S)
         except (CommandFailed, CommandMissing, CommandTimedOut) as exc:
             raise _broken(f"the boot partition cannot be mounted as wanted: {exc}") from exc
-
-
-def _digest(chunks: Iterator[bytes]) -> str:
-    hashing = hashlib.sha256()
-    for chunk in chunks:
-        hashing.update(chunk)
-    return f"sha256:{hashing.hexdigest()}"
 
 
 @contextlib.contextmanager

@@ -182,13 +182,6 @@ class FakeOsEngine:
             elif slot.version not in self.faults.unbootable or chosen.confirmed or chosen.bad:
                 return name
 
-    def asked_reset(self) -> str:
-        """What a reset was asked to leave: "" (none was), "keep" or "all"; asked once only."""
-        kept = self._kept()
-        if kept.reset:
-            self._write(msgspec.structs.replace(kept, reset=""))
-        return kept.reset
-
     def _idle(self, kept: _Kept) -> str:
         here = kept.slots[kept.running]
         if here.entry is None or not here.entry.confirmed:

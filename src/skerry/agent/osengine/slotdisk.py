@@ -7,9 +7,7 @@ what lies on the disk already is not written again, and is verified by that.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-
+from skerry.lib.digest import sha256_of_chunks
 from skerry.lib.files import Root
 from skerry.lib.volumes import VolumeFailed, Volumes
 from skerry.model.osimage import OsBlob, OsImageInfo
@@ -94,7 +92,7 @@ def name(volumes: Volumes, root: Root, path: str, label: str, super_at: int) -> 
 def holds(volumes: Volumes, slot: str, info: OsImageInfo) -> bool:
     """Whether the slot holds the image, bit by bit as the device gives it. Raises VolumeFailed."""
     return all(
-        _digest(volumes.read_back(label, blob.size_bytes)) == blob.digest
+        sha256_of_chunks(volumes.read_back(label, blob.size_bytes)) == blob.digest
         for label, blob, _ in parts(slot, info)
     )
 
@@ -105,10 +103,3 @@ def _without(piece: bytes, at: int) -> bytes:
     if first >= last:
         return piece
     return piece[:first] + bytes(last - first) + piece[last:]
-
-
-def _digest(chunks: Iterator[bytes]) -> str:
-    hashing = hashlib.sha256()
-    for chunk in chunks:
-        hashing.update(chunk)
-    return f"sha256:{hashing.hexdigest()}"

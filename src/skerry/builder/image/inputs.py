@@ -22,7 +22,6 @@ from skerry.model.problems import DocumentInvalid, Problem
 from skerry.plan.image import ImageInputs
 
 MAX_DEFINITION_BYTES = 1024 * 1024
-MAX_SOURCE_BYTES = 1024 * 1024 * 1024
 PARTS = ("root", "initrd")
 
 
