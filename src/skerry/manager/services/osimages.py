@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from skerry.manager.services import artifacts
 from skerry.manager.services.centre import Centre
 from skerry.manager.services.draft import HostReaction
-from skerry.manager.store.protocol import AnyResource, Query
+from skerry.manager.store.protocol import AnyResource, NotFound
 from skerry.model.artifact import ArtifactRef
 from skerry.model.kinds import ArtifactType, LayerType
 from skerry.model.meta import retries
@@ -38,13 +38,13 @@ async def own_wish(centre: Centre, host: AnyResource) -> ArtifactRef | None:
     any more."""
     if not host.spec.os_image:
         return None
-    wanted = host.spec.os_image
     architecture = host.status.inventory.architecture or "amd64"
-    fields = {"spec.type": ArtifactType.OS.value}
-    page = await centre.store.list(Query("Artifact", "", fields=fields))
-    for item in page.items:
-        fits = item.spec.architecture == architecture
-        if fits and item.name in (wanted, f"{wanted}-{architecture}"):
+    for name in (host.spec.os_image, f"{host.spec.os_image}-{architecture}"):
+        try:
+            item = await centre.store.get("Artifact", "", name)
+        except NotFound:
+            continue
+        if item.spec.type is ArtifactType.OS and item.spec.architecture == architecture:
             return artifacts.reference(item)
     return None
 
