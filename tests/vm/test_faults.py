@@ -165,7 +165,7 @@ async def ask_for_reset(machine: Machine, *, keep: bool) -> None:
     """As the engine's `reset` does."""
     text = "true" if keep else "false"
     await machine.sh(
-        "mount -o remount,rw /boot && mkdir -p /boot/skerry"
+        "systemctl start boot.mount && mount -o remount,rw /boot && mkdir -p /boot/skerry"
         f" && echo '{{\"keepIdentity\":{text}}}' > /boot/skerry/reset"
         " && sync /boot/skerry/reset /boot/skerry && mount -o remount,ro /boot"
     )
